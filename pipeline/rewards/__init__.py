@@ -1,0 +1,53 @@
+"""Reward models by name. Modules are imported on first use: naming a reward costs no heavy import."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+
+import torch
+
+from pipeline.rewards.base import Reward
+
+__all__ = ["REWARDS", "Reward", "load_reward", "reward_class"]
+
+REWARDS: dict[str, tuple[str, str]] = {
+    "jpeg_compressibility": ("pipeline.rewards.jpeg", "JpegCompressibility"),
+    "jpeg_incompressibility": ("pipeline.rewards.jpeg", "JpegIncompressibility"),
+    "clip": ("pipeline.rewards.clip", "ClipReward"),
+    "scene_judge": ("pipeline.rewards.scene_judge", "SceneJudge"),
+}
+"""Name of each reward -> (module, class)."""
+
+
+def reward_class(name: str) -> type[Reward]:
+    """Return the class registered under ``name``.
+
+    Raises:
+        ValueError: no reward has that name; the message gives the nearest one and the whole list.
+    """
+    if name not in REWARDS:
+        nearest = get_close_matches(name, REWARDS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown reward {name!r}; did you mean {nearest!r}? Known: {', '.join(sorted(REWARDS))}")
+    module, class_name = REWARDS[name]
+    found = getattr(import_module(module), class_name)
+    assert issubclass(found, Reward) and found.name == name, f"{module}.{class_name} is not the reward {name!r}"
+    return found
+
+
+def load_reward(
+    name: str, path: str | None, device: torch.device, dtype: torch.dtype, scale: float | None = None
+) -> Reward:
+    """Load the reward ``name``; ``scale`` replaces its declared scale (None keeps that).
+
+    Raises:
+        ValueError: unknown name, unusable path, or a scale that is not positive.
+    """
+    if scale is not None and not scale > 0:
+        raise ValueError(f"reward.scale must be positive, got {scale}")
+    found = reward_class(name)
+    found.check_path(path)
+    reward = found.load(path, device, dtype)
+    if scale is not None:
+        reward.scale = scale
+    return reward
