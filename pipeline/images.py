@@ -1,0 +1,123 @@
+"""Image tensors to pictures people look at: PIL images, sample grids, captioned before/after grids, PNG files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import torch
+from diffusers.utils.pil_utils import make_image_grid
+from PIL import Image, ImageDraw, ImageFont, ImageText
+from torch import Tensor
+
+MARGIN = 8
+"""Pixels between a pair and its neighbours."""
+
+READABLE_SIDE = 192
+"""Pixels: narrower pictures are enlarged in a captioned grid, so that they can be judged by eye."""
+
+CAPTION_LINES = 3
+"""A longer caption is cut and ends in an ellipsis."""
+
+INK, FAINT_INK, PAPER = (20, 20, 20), (120, 120, 120), (255, 255, 255)
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Convert ``images`` (B, 3, H, W), floating point in [0, 1], to RGB pictures: uint8 round(255 x), clamped.
+
+    Raises:
+        ValueError: wrong shape, or a pixel that is NaN or infinite.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must have the shape (B, 3, H, W), got {tuple(images.shape)}")
+    if not torch.isfinite(images).all():
+        raise ValueError("images hold NaN or infinite pixels")
+    pixels = images.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def image_grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Lay pictures of one size out row by row in ``columns`` columns; an incomplete last row ends in white.
+
+    Raises:
+        ValueError: no picture, pictures of different sizes, or ``columns`` below 1.
+    """
+    size = _common_size(images)
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    columns = min(columns, len(images))
+    rows = ceil(len(images) / columns)
+    blanks = [Image.new("RGB", size, PAPER)] * (rows * columns - len(images))
+    return make_image_grid([*images, *blanks], rows=rows, cols=columns)
+
+
+def before_after_grid(
+    before: Sequence[Image.Image], after: Sequence[Image.Image], prompts: Sequence[str], pairs_per_row: int = 3
+) -> Image.Image:
+    """Show pictures of the base model beside those of the aligned one, each pair under its prompt.
+
+    All pictures have one size; small ones are enlarged by a whole factor with nearest neighbour, so that every
+    original pixel stays visible. The caption font has no emoji and few scripts: other characters show as boxes.
+
+    Raises:
+        ValueError: no pairs, lengths that differ, pictures of different sizes, or ``pairs_per_row`` below 1.
+    """
+    if not len(before) == len(after) == len(prompts):
+        raise ValueError(f"{len(before)} pictures before, {len(after)} after and {len(prompts)} prompts do not pair up")
+    width, _ = _common_size([*before, *after])
+    factor = ceil(READABLE_SIDE / width)
+    pairs = [_captioned_pair(*pair, factor) for pair in zip(before, after, prompts, strict=True)]
+    return image_grid(pairs, pairs_per_row)
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write ``image`` to ``path`` as PNG, whole or not at all: a reader never sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            image.save(file, format="PNG")
+        except BaseException:
+            temporary.unlink()
+            raise
+    # A temporary file is private to its owner; a picture of a run is as readable as the folder's other files.
+    temporary.chmod(0o644)
+    os.replace(temporary, path)
+
+
+def _common_size(images: Sequence[Image.Image]) -> tuple[int, int]:
+    """Return the (width, height) that all ``images`` share.
+
+    Raises:
+        ValueError: no image, or more than one size.
+    """
+    sizes = {image.size for image in images}
+    if len(sizes) != 1:
+        raise ValueError(f"a grid needs pictures of one size, got {sorted(sizes) or 'no picture'}")
+    return sizes.pop()
+
+
+def _captioned_pair(before: Image.Image, after: Image.Image, prompt: str, factor: int) -> Image.Image:
+    """Draw the prompt, the labels and the two pictures enlarged by ``factor``; the size depends on theirs alone."""
+    width, height = before.width * factor, before.height * factor
+    caption_font, label_font = ImageFont.load_default(18), ImageFont.load_default(13)
+    caption_height, label_height = CAPTION_LINES * 24, 20
+    top = MARGIN + caption_height + label_height
+    canvas = Image.new("RGB", (2 * width + 4 * MARGIN, top + height + MARGIN), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    caption = _wrapped(prompt, caption_font, 2 * width + MARGIN, caption_height)
+    draw.text((MARGIN, MARGIN + caption_height), caption, fill=INK, font=caption_font, anchor="ld", spacing=4)
+    for left, label, picture in ((MARGIN, "before", before), (width + 2 * MARGIN, "after", after)):
+        draw.text((left, top - 3), label, fill=FAINT_INK, font=label_font, anchor="ld")
+        canvas.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, top))
+    return canvas
+
+
+def _wrapped(prompt: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, height: int) -> str:
+    """Break ``prompt`` into lines that fit ``width`` and ``height`` pixels; what does not fit becomes an ellipsis."""
+    text = ImageText.Text(" ".join(prompt.split()), font, spacing=4)
+    rest = text.wrap(width, height)
+    return text.text if rest is None else f"{text.text.rstrip()} …"
