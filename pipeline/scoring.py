@@ -1,0 +1,132 @@
+"""Rewards of latents: decode, score, and on request differentiate, one chunk of bounded memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.decoder import LatentDecoder
+from pipeline.rewards.base import Reward
+
+
+class RewardError(RuntimeError):
+    """A reward broke its promise; the message names it and the prompt. Never replaced by a made-up score."""
+
+
+class AsyncScorer(Protocol):
+    """Where rollouts get rewards from: this process, or reward actors elsewhere."""
+
+    async def score(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
+        """See :meth:`LatentScorer.score`."""
+
+    async def score_with_gradient(self, latents: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See :meth:`LatentScorer.score_with_gradient`."""
+
+
+class LatentScorer:
+    """The step-wise reward r(c, decode(x)) of clean or predicted clean latents x, with its gradient in x."""
+
+    def __init__(self, decoder: LatentDecoder, reward: Reward) -> None:
+        self.decoder = decoder
+        self.reward = reward
+
+    @torch.no_grad()
+    def score(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Score ``latents`` (B, C, h, w) float32 against ``prompts`` (B).
+
+        Returns:
+            (B,) float32 on the CPU, in the reward's own unit.
+
+        Raises:
+            RewardError: the reward returned NaN, infinity or a wrong shape.
+        """
+        chunks = self._chunks(latents, prompts)
+        return torch.cat([self._checked(self._forward(chunk, texts), texts) for chunk, texts in chunks])
+
+    def score_with_gradient(self, latents: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Score ``latents`` (B, C, h, w) float32 against ``prompts`` (B), with d score_i / d latents_i.
+
+        The graph of a chunk is freed before the next one starts, so memory does not grow with B.
+
+        Returns:
+            scores (B,) and gradients (B, C, h, w), both float32 on the CPU, in the reward's own unit.
+
+        Raises:
+            ValueError: the reward is not differentiable.
+            RewardError: the reward or its gradient is NaN or infinite, or the scores have a wrong shape.
+        """
+        if not self.reward.differentiable:
+            raise ValueError(
+                f"reward {self.reward.name!r} is not differentiable: it ranks samples but cannot guide them"
+            )
+        results = [self._chunk_gradient(chunk, texts) for chunk, texts in self._chunks(latents, prompts)]
+        scores, gradients = zip(*results, strict=True)
+        return torch.cat(scores), torch.cat(gradients)
+
+    def _chunks(self, latents: Tensor, prompts: Sequence[str]) -> list[tuple[Tensor, Sequence[str]]]:
+        """Cut both into pieces the decoder takes at once."""
+        assert len(latents) == len(prompts) > 0, f"{len(latents)} latents for {len(prompts)} prompts"
+        size = self.decoder.chunk_size
+        starts = range(0, len(prompts), size)
+        return [(latents[start : start + size], prompts[start : start + size]) for start in starts]
+
+    def _forward(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(b, C, h, w) -> (b,) as the reward returns it."""
+        return self.reward.score(self.decoder.decode(latents), prompts)
+
+    def _checked(self, scores: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(b,) -> (b,) float32 on the CPU, detached."""
+        return check_scores(scores, prompts, self.reward.name)
+
+    @torch.enable_grad()
+    def _chunk_gradient(self, latents: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(b, C, h, w) -> scores (b,), gradients (b, C, h, w), float32 on the CPU."""
+        leaf = latents.detach().to(self.decoder.device, torch.float32).requires_grad_()
+        scores = self._forward(leaf, prompts)
+        checked = self._checked(scores, prompts)
+        # A score depends on its own latent alone, so the gradient of the sum holds every sample's gradient.
+        (gradients,) = torch.autograd.grad(scores.sum(), leaf)
+        finite = torch.isfinite(gradients).flatten(start_dim=1).all(dim=1)
+        if not finite.all():
+            offender = prompts[int((~finite).nonzero()[0])]
+            raise RewardError(
+                f"reward {self.reward.name!r} has a gradient that is not finite for the prompt {offender!r}"
+            )
+        return checked, gradients.cpu()
+
+
+class InProcessScorer:
+    """A :class:`LatentScorer` of this process behind the asynchronous interface; it computes before it returns."""
+
+    def __init__(self, scorer: LatentScorer) -> None:
+        self.scorer = scorer
+
+    async def score(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
+        """See :meth:`LatentScorer.score`."""
+        return self.scorer.score(latents, prompts)
+
+    async def score_with_gradient(self, latents: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See :meth:`LatentScorer.score_with_gradient`."""
+        return self.scorer.score_with_gradient(latents, prompts)
+
+
+def check_scores(scores: Tensor, prompts: Sequence[str], reward_name: str) -> Tensor:
+    """Return ``scores`` as (B,) float32 on the CPU, detached, if they are one finite number for each of ``prompts``.
+
+    Raises:
+        RewardError: another shape, NaN or infinity; the message names the reward and the first offending prompt.
+    """
+    if tuple(scores.shape) != (len(prompts),):
+        raise RewardError(
+            f"reward {reward_name!r} returned the shape {tuple(scores.shape)} instead of ({len(prompts)},) "
+            f"for the prompts starting with {prompts[0]!r}"
+        )
+    checked = scores.detach().to("cpu", torch.float32)
+    finite = torch.isfinite(checked)
+    if not finite.all():
+        index = int((~finite).nonzero()[0])
+        raise RewardError(f"reward {reward_name!r} returned {checked[index].item()} for the prompt {prompts[index]!r}")
+    return checked
