@@ -1,0 +1,1 @@
+"""The method: plain PyTorch and diffusers, without Ray."""

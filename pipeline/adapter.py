@@ -1,0 +1,60 @@
+"""The adapter's weights: as one flat vector between actors, as a LoRA directory for diffusers."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from numpy.typing import NDArray
+from peft.utils import get_peft_model_state_dict
+
+from pipeline.policy import ADAPTER_NAME, Policy
+
+
+def flatten_adapter(policy: Policy) -> NDArray[np.float32]:
+    """All LoRA parameters as one vector (N,) float32, in the order of their names."""
+    return torch.cat([value.detach().flatten() for value in policy.adapter_parameters().values()]).cpu().numpy().copy()
+
+
+def load_flat_adapter(policy: Policy, flat: NDArray[np.float32]) -> None:
+    """Set the LoRA parameters from `flatten_adapter`'s vector.
+
+    Raises:
+        ValueError: the vector is of another adapter: rank, target modules or base model differ.
+    """
+    parameters = policy.adapter_parameters()
+    size = sum(value.numel() for value in parameters.values())
+    if flat.shape != (size,):
+        raise ValueError(
+            f"the adapter has {size} weights but {flat.shape} were given; lora.rank, lora.target_modules and model.path "
+            "must be those the weights were made with"
+        )
+    # A copy, because what comes out of the object store is read-only.
+    source = torch.from_numpy(flat.copy())
+    with torch.no_grad():
+        for value, chunk in zip(parameters.values(), source.split([value.numel() for value in parameters.values()]), strict=True):
+            value.copy_(chunk.view_as(value))
+
+
+def export_adapter(policy: Policy, directory: Path, model_card: str) -> None:
+    """Write the adapter so that `StableDiffusionPipeline.load_lora_weights(directory)` loads it.
+
+    The directory holds pytorch_lora_weights.safetensors, with rank and alpha in its metadata, and README.md with
+    `model_card`. It appears whole or not at all.
+    """
+    temporary = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    weights = get_peft_model_state_dict(policy.unet, adapter_name=ADAPTER_NAME)
+    StableDiffusionPipeline.save_lora_weights(
+        temporary,
+        unet_lora_layers={
+            name: value.detach().cpu() for name, value in convert_state_dict_to_diffusers(weights).items()
+        },
+        safe_serialization=True,
+        unet_lora_adapter_metadata=policy.unet.peft_config[ADAPTER_NAME].to_dict(),
+    )
+    (temporary / "README.md").write_text(model_card, encoding="utf-8")
+    shutil.rmtree(directory, ignore_errors=True)
+    temporary.rename(directory)

@@ -1,0 +1,44 @@
+"""A checkpoint directory: tensors as safetensors, everything else as JSON; no pickles."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.learning import Learner
+
+TENSORS_FILE = "learner.safetensors"
+POSITION_FILE = "position.json"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: the next iteration to roll out, and how many times weights were published."""
+
+    next_iteration: int
+    policy_version: int
+
+
+def save_checkpoint(learner: Learner, position: Position, directory: Path) -> None:
+    """Write the adapter, the optimiser, torch's random state and the position into an existing directory."""
+    tensors = learner.optimiser.state() | {"torch_rng": torch.get_rng_state()}
+    save_file(tensors, directory / TENSORS_FILE)
+    (directory / POSITION_FILE).write_text(json.dumps(asdict(position)), encoding="utf-8")
+
+
+def load_checkpoint(learner: Learner, directory: Path) -> Position:
+    """Take `learner` back to where the checkpoint was written, to the last bit.
+
+    Raises:
+        ValueError: the checkpoint is of another adapter.
+    """
+    tensors = load_file(directory / TENSORS_FILE)
+    found = {name: tuple(value.shape) for name, value in tensors.items() if name.startswith("adapter.")}
+    wanted = {f"adapter.{name}": tuple(value.shape) for name, value in learner.optimiser.parameters.items()}
+    if found != wanted:
+        raise ValueError(f"the checkpoint {directory} holds another adapter; resume with the configuration that wrote it")
+    torch.set_rng_state(tensors.pop("torch_rng"))
+    learner.optimiser.load_state(tensors)
+    return Position(**json.loads((directory / POSITION_FILE).read_text(encoding="utf-8")))

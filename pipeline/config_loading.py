@@ -1,0 +1,95 @@
+"""From a YAML file and dotted overrides to checked settings, with errors that say what to change."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config import RunSettings
+
+
+def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
+    """Read a YAML file, apply overrides such as "rollout.batch_size=8", and check the result.
+
+    Raises:
+        ValueError: a missing or malformed file, an unknown key (with the nearest known one), or a value out of range.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no configuration file {path}; the project's own are in configs/")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no settings; begin from one of the files in configs/")
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_settings(values)
+
+
+def parse_settings(values: dict[str, Any]) -> RunSettings:
+    """Check a tree of plain values.
+
+    Raises:
+        ValueError: as `load_settings`; every fault is listed, a line each.
+    """
+    try:
+        return RunSettings.model_validate(values)
+    except ValidationError as error:
+        faults = [_explain(fault) for fault in error.errors()]
+        raise ValueError("\n".join(faults)) from None
+
+
+def dump_settings(settings: RunSettings) -> str:
+    """The resolved configuration as YAML; `load_settings` reads it back unchanged."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ValueError(f"override {override!r} is not of the form section.key=value")
+    *sections, last = key.split(".")
+    section = values
+    for name in sections:
+        if section.get(name) is None:
+            section[name] = {}
+        section = section[name]
+        if not isinstance(section, dict):
+            raise ValueError(f"override {override!r}: {name} is a value, not a section")
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r} has a value that is no valid YAML: {error}") from error
+
+
+def _explain(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(fault["loc"][:-1])
+        nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"unknown setting {key}; did you mean {nearest[0]}? Known here: {', '.join(known)}"
+    if fault["type"] == "missing":
+        return f"setting {key} is missing; give it in the file or as {key}=..."
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{key}={fault['input']!r}: {message}" if key and not isinstance(fault["input"], dict) else message
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    section: type[BaseModel] = RunSettings
+    for name in location:
+        if isinstance(name, int):
+            continue
+        section = _section_of(section.model_fields[name].annotation)
+    return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    sections = [argument for argument in get_args(annotation) if isinstance(argument, type) and issubclass(argument, BaseModel)]
+    assert len(sections) == 1, f"{annotation} holds no single section"
+    return sections[0]

@@ -1,0 +1,174 @@
+"""A diffusers text-to-image model with a LoRA adapter: the policy, and with the adapter off, the reference."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from pipeline.config import LoraSettings, ModelSettings, SamplingSettings
+from pipeline.devices import resolve_device, resolve_dtype
+from pipeline.transitions import DDIMTransition
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_NAME = "default"
+
+
+class Policy:
+    """The network of a `StableDiffusionPipeline`, its text encoder and its sampling grid.
+
+    Latents go in and come out as float32 (B, C, H, W) on `device`, whatever the network's own dtype.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        transition: DDIMTransition,
+        guidance_scale: float,
+    ) -> None:
+        """Take ready components; `Policy.load` is the usual way."""
+        self.unet = unet
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.transition = transition
+        self.guidance_scale = guidance_scale
+        self.truncated_prompts: set[str] = set()
+        self._network: Any = unet
+        self._embeddings: dict[str, Tensor] = {}
+        self._frozen = False
+
+    @classmethod
+    def load(cls, model: ModelSettings, lora: LoraSettings, sampling: SamplingSettings, seed: int) -> Self:
+        """Load a `StableDiffusionPipeline` directory or hub id and add a fresh adapter.
+
+        The adapter's random half depends on `seed` alone and its other half is zero, so the policy starts as the
+        reference. Only the adapter has gradients; it is float32 on a base of any dtype.
+        """
+        device, dtype = resolve_device(model.device), resolve_dtype(model.dtype)
+        # transformers and diffusers choose scaled-dot-product attention by themselves on torch 2.
+        unet = UNet2DConditionModel.from_pretrained(model.path, subfolder="unet", torch_dtype=dtype)
+        text_encoder = CLIPTextModel.from_pretrained(model.path, subfolder="text_encoder", dtype=dtype)
+        tokenizer = CLIPTokenizer.from_pretrained(model.path, subfolder="tokenizer")
+        scheduler = DDIMScheduler.from_pretrained(model.path, subfolder="scheduler")
+        transition = DDIMTransition.from_scheduler(scheduler, sampling.num_steps, sampling.eta)
+
+        unet.requires_grad_(False)
+        text_encoder.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            unet.add_adapter(
+                LoraConfig(
+                    r=lora.rank,
+                    lora_alpha=lora.alpha,
+                    target_modules=list(lora.target_modules),
+                    init_lora_weights="gaussian",
+                ),
+                adapter_name=ADAPTER_NAME,
+            )
+        cast_training_params(unet, dtype=torch.float32)
+        unet.to(device).eval()
+        text_encoder.to(device).eval()
+        if model.channels_last:
+            unet.to(memory_format=torch.channels_last)
+        policy = cls(unet, text_encoder, tokenizer, transition, sampling.guidance_scale)
+        if model.compile:
+            policy._network = torch.compile(unet)
+        return policy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return self.unet.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one latent."""
+        config = self.unet.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The LoRA parameters by name, float32, in the order of their names."""
+        parameters = {name: value for name, value in self.unet.named_parameters() if ".lora_" in name}
+        return dict(sorted(parameters.items()))
+
+    def freeze(self) -> None:
+        """Turn off the adapter's gradients: a rollout differentiates with respect to latents only."""
+        self._frozen = True
+        self.unet.requires_grad_(False)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """The model before fine-tuning: the same network with its adapter switched off."""
+        self.unet.disable_adapters()
+        try:
+            yield
+        finally:
+            self.unet.enable_adapters()
+            if self._frozen:
+                # peft turns the adapter's gradients on whenever it enables it.
+                self.unet.requires_grad_(False)
+
+    def predict(self, x_t: Tensor, step: int | Tensor, prompts: Sequence[str]) -> Tensor:
+        """`forward` without a graph."""
+        with torch.no_grad():
+            return self.forward(x_t, step, prompts)
+
+    def predict_reference(self, x_t: Tensor, step: int | Tensor, prompts: Sequence[str]) -> Tensor:
+        """`predict` of the reference model."""
+        with self.reference():
+            return self.predict(x_t, step, prompts)
+
+    def forward(self, x_t: Tensor, step: int | Tensor, prompts: Sequence[str]) -> Tensor:
+        """The network's output with classifier-free guidance, eps_u + s (eps_c - eps_u).
+
+        At a guidance scale of 1 only the conditional branch runs.
+
+        Args:
+            x_t: (B, C, H, W) noisy latents.
+            step: grid step, an int or (B,) int64.
+            prompts: B prompts.
+
+        Returns:
+            (B, C, H, W) float32.
+        """
+        timesteps = self.transition.timesteps[step if isinstance(step, int) else step.cpu()].to(self.device)
+        timesteps = timesteps.expand(len(x_t))
+        conditional = self.encode_prompts(prompts)
+        if self.guidance_scale == 1.0:
+            return self._call_network(x_t, timesteps, conditional)
+        unconditional = self.encode_prompts([""]).expand_as(conditional)
+        output = self._call_network(
+            torch.cat([x_t, x_t]), torch.cat([timesteps, timesteps]), torch.cat([unconditional, conditional])
+        )
+        output_unconditional, output_conditional = output.chunk(2)
+        return output_unconditional + self.guidance_scale * (output_conditional - output_unconditional)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings (B, tokens, width) in the text encoder's dtype; every prompt is encoded once."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
+        for prompt in missing:
+            # One by one: an embedding must not depend, to the last bit, on the company it was encoded in.
+            self._embeddings[prompt] = self._encode(prompt)
+        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+
+    def _encode(self, prompt: str) -> Tensor:
+        length = self.tokenizer.model_max_length
+        if len(self.tokenizer(prompt).input_ids) > length:
+            self.truncated_prompts.add(prompt)
+            logger.warning("prompt is longer than the tokenizer's %d tokens and is truncated: %r", length, prompt)
+        tokens = self.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            return self.text_encoder(tokens.input_ids.to(self.device))[0][0]
+
+    def _call_network(self, x_t: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
+        output = self._network(x_t.to(self.unet.dtype), timesteps, encoder_hidden_states=embeddings, return_dict=False)
+        return output[0].float()

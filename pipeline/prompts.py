@@ -1,0 +1,72 @@
+"""Prompt sets, and which prompt and which samples an iteration's batches hold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.demo.grammar import held_out_prompts, train_prompts
+
+# The 45 animals of DDPO, which TailorPO trains and evaluates on.
+ANIMALS = (
+    "cat dog horse monkey rabbit zebra spider bird sheep deer cow goat lion tiger bear raccoon fox wolf lizard beetle ant "
+    "butterfly fish shark whale dolphin squirrel mouse rat snake turtle frog chicken duck goose bee pig turkey fly llama "
+    "camel bat gorilla hedgehog kangaroo"
+).split()
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Samples that are denoised together: their indices within the iteration and their prompts."""
+
+    iteration: int
+    samples: tuple[int, ...]
+    prompts: tuple[str, ...]
+
+
+def load_train_prompts(source: str) -> list[str]:
+    """The prompts of alignment: "animals", "demo", or the lines of a text file.
+
+    Raises:
+        ValueError: the file does not exist or holds no prompt.
+    """
+    return train_prompts() if source == "demo" else _load_prompts(source)
+
+
+def load_held_out_prompts(source: str) -> list[str]:
+    """The prompts of evaluation, from the same sources; the demo world keeps a set of its own for this.
+
+    Raises:
+        ValueError: the file does not exist or holds no prompt.
+    """
+    return held_out_prompts() if source == "demo" else _load_prompts(source)
+
+
+def _load_prompts(source: str) -> list[str]:
+    if source == "animals":
+        return list(ANIMALS)
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(f"there is no prompt file {source}; give a text file with one prompt a line, or animals, or demo")
+    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError(f"the prompt file {source} is empty; write one prompt a line")
+    return prompts
+
+
+def plan_batch(prompts: list[str], seed: int, iteration: int, batch: int, batch_size: int, batches: int) -> SampleBatch:
+    """Batch number `batch` of an iteration of `batches` batches.
+
+    Iterations walk through the prompts in a seeded order, a new order for each pass, so that every prompt is drawn
+    equally often. The plan depends on its arguments alone: a retry or a resumed run makes the same batches.
+    """
+    samples = tuple(range(batch * batch_size, (batch + 1) * batch_size))
+    first = iteration * batches * batch_size
+    chosen = tuple(_prompt_at(prompts, seed, first + sample) for sample in samples)
+    return SampleBatch(iteration, samples, chosen)
+
+
+def _prompt_at(prompts: list[str], seed: int, position: int) -> str:
+    epoch, place = divmod(position, len(prompts))
+    order = np.random.default_rng((seed, epoch)).permutation(len(prompts))
+    return prompts[order[place]]

@@ -1,0 +1,51 @@
+"""The run folder: what a run leaves behind so that it can be believed, and taken up again."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of a value as indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object per iteration, every iteration exactly once."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing file to append to, or prepare a new one."""
+        self.path = path
+
+    def keep_before(self, iteration: int) -> list[dict[str, Any]]:
+        """Drop what a killed run wrote at or after `iteration`, half a line included; return what stays."""
+        kept = [metrics for metrics in self.read() if metrics["iteration"] < iteration]
+        write_text(self.path, "".join(json.dumps(metrics) + "\n" for metrics in kept))
+        return kept
+
+    def append(self, metrics: dict[str, Any]) -> None:
+        """Add one iteration; it is on the disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").split("\n")
+        # What follows the last newline was cut off by a kill.
+        return [json.loads(line) for line in lines[:-1]]
