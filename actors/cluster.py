@@ -1,0 +1,127 @@
+"""Joining a Ray cluster, or starting Ray on this machine.
+
+A laptop run is a Ray run: the rest of the program does not know which of the two happened.
+"""
+
+import logging
+import math
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Ray Data's tasks and Ray Train's controller need logical CPUs too: with every CPU reserved by actors, Ray Data hangs.
+SPARE_CPUS = 2
+
+# What a cluster's nodes need not receive; .gitignore and .rayignore are honoured on top.
+UPLOAD_EXCLUDES = [".git", ".venv", "runs"]
+
+# Present in the driver of `ray job submit`, together with RAY_ADDRESS.
+JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """What `connect` did and found, for environment.json (`dataclasses.asdict`).
+
+    Attributes:
+        mode: "started" (Ray on this machine), "joined" (a running cluster) or "already connected".
+        address: address of the cluster's control store.
+        ray_version: version of Ray.
+        driver_host: name of the machine that runs the driver.
+        nodes: number of living nodes.
+        resources: logical resources of all nodes together.
+        log_directory: where Ray keeps the logs of the workers, on each node.
+    """
+
+    mode: str
+    address: str
+    ray_version: str
+    driver_host: str
+    nodes: int
+    resources: dict[str, float]
+    log_directory: str
+
+
+def connect(cpus_asked: float = 0.0, *, worker_logs: bool = False) -> ClusterInfo:
+    """Join the cluster named by RAY_ADDRESS (`ray job submit` sets it), else start Ray on this machine.
+
+    A process that is connected already stays as it is. On this machine CPUs are only bookkeeping, so Ray is told of at
+    least `cpus_asked` and a few more, whatever the hardware: the pools of a configuration always fit.
+
+    Args:
+        cpus_asked: logical CPUs that all actors of the run reserve together.
+        worker_logs: print what workers print on the driver's terminal as well.
+
+    Raises:
+        ConnectionError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    if ray.is_initialized():
+        return _describe("already connected")
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": worker_logs}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(runtime_env=_cluster_runtime_env(), **quiet)
+        return _describe("joined")
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(cpus_asked) + SPARE_CPUS),
+        include_dashboard=False,
+        runtime_env={"env_vars": _worker_environment() | {"PYTHONPATH": _python_path()}},
+        **quiet,
+    )
+    return _describe("started")
+
+
+def disconnect(info: ClusterInfo) -> None:
+    """Leave the cluster, and stop it if `connect` started it; a connection made by somebody else is left alone."""
+    if info.mode != "already connected":
+        ray.shutdown()
+
+
+def beside_the_driver() -> dict[str, Any]:
+    """Options of the few actors that steer the run: no CPU, on the driver's node, which the run cannot lose anyway."""
+    node_id = ray.get_runtime_context().get_node_id()
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=True)}
+
+
+def _worker_environment() -> dict[str, str]:
+    # Without it an actor that reserved no GPU sees all GPUs of its node and would use one that another actor reserved.
+    hide_unreserved_gpus = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
+    # A variable that is set here may come from the job's own runtime environment, and Ray refuses to set it twice.
+    return {} if hide_unreserved_gpus in os.environ else {hide_unreserved_gpus: "1"}
+
+
+def _cluster_runtime_env() -> dict[str, Any]:
+    """Send the repository to the nodes, except in a submitted job, whose --working-dir (or image) has it already.
+
+    Ray refuses a job whose driver sets a field that the submission set too.
+    """
+    environment: dict[str, Any] = {"env_vars": _worker_environment()}
+    if JOB_CONFIG_VARIABLE not in os.environ:
+        environment |= {"working_dir": str(REPOSITORY), "excludes": UPLOAD_EXCLUDES}
+    return environment
+
+
+def _python_path() -> str:
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([str(REPOSITORY), *filter(None, [inherited])])
+
+
+def _describe(mode: str) -> ClusterInfo:
+    context = ray.get_runtime_context()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return ClusterInfo(
+        mode=mode,
+        address=context.gcs_address,
+        ray_version=ray.__version__,
+        driver_host=socket.gethostname(),
+        nodes=len(alive),
+        resources=ray.cluster_resources(),
+        log_directory=os.path.join(ray._private.worker.global_worker.node.get_session_dir_path(), "logs"),
+    )

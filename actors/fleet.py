@@ -1,0 +1,411 @@
+"""Fleet: an elastic set of worker actors, leased call by call.
+
+All `max_workers` actors are asked for at once: actors that wait for room are what makes an autoscaler add nodes. Work
+starts with the first worker that is ready, late ones join, lost ones are replaced, and nothing waits for a fixed number.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from actors.cluster import beside_the_driver
+
+logger = logging.getLogger(__name__)
+
+# Each waiting lease is a call in progress; with fewer slots than waiting callers a release could not get through.
+MAX_PENDING_CALLS = 100_000
+
+# Pause before a worker that crashed while starting is started again: doubles from the first to the second, seconds.
+FIRST_CRASH_PAUSE_S, LONGEST_CRASH_PAUSE_S = 0.5, 30.0
+
+
+class FleetError(RuntimeError):
+    """The fleet cannot serve: its workers fail to start, or it was shut down."""
+
+
+class Lease(NamedTuple):
+    """The right to one call at a time on one worker, for as long as it is renewed every `renew_within_s` seconds."""
+
+    lease_id: int
+    worker_id: str
+    worker: "ActorHandle[Any]"
+    renew_within_s: float
+
+
+@dataclass(frozen=True)
+class FleetStats:
+    """Counters of a fleet; the last five count since its start.
+
+    Attributes:
+        name: name of the fleet.
+        ready: workers that can be leased.
+        pending: workers that are starting or wait for room in the cluster.
+        busy: ready workers with at least one lease.
+        leases: leases in force.
+        waiting: callers that wait for a lease.
+        restarts: workers started in place of another.
+        lost: workers that died after they were ready.
+        failed_starts: workers that died before they were ready.
+        expired_leases: leases taken back because nobody renewed them.
+        last_error: text of the newest loss or failed start, empty without one.
+    """
+
+    name: str
+    ready: int
+    pending: int
+    busy: int
+    leases: int
+    waiting: int
+    restarts: int
+    lost: int
+    failed_starts: int
+    expired_leases: int
+    last_error: str
+
+
+@dataclass
+class _Worker:
+    worker_id: str
+    actor: "ActorHandle[Any]"
+    ready: bool = False
+    lease_expiry: dict[int, float] = field(default_factory=dict)  # lease id -> time.monotonic()
+
+
+class Fleet:
+    """Starts, leases, watches and replaces the workers of one kind. Run it by `start_fleet`.
+
+    A worker is an instance of any class with a method `ready()` (plain or async): it returns once the worker can serve,
+    and is called again every `health_interval_s` seconds, so that an idle worker's death is noticed as well.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        actor_class: type,
+        actor_args: Sequence[Any],
+        actor_options: dict[str, Any],
+        min_workers: int,
+        max_workers: int,
+        calls_per_worker: int,
+        lease_ttl_s: float,
+        health_interval_s: float,
+        max_start_failures: int,
+    ) -> None:
+        self.name = name
+        self._actor_class: Any = ray.remote(actor_class)
+        self._actor_args = tuple(actor_args)
+        self._actor_options = actor_options
+        self._min_workers = min_workers
+        self._max_workers = max_workers
+        self._calls_per_worker = calls_per_worker
+        self._lease_ttl_s = lease_ttl_s
+        self._health_interval_s = health_interval_s
+        self._max_start_failures = max_start_failures
+
+        self._workers: dict[str, _Worker] = {}
+        self._worker_of_lease: dict[int, _Worker] = {}
+        self._waiting: deque[asyncio.Future[Lease]] = deque()
+        self._worker_numbers = itertools.count()
+        self._lease_numbers = itertools.count()
+        self._background: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Condition()
+        self._failure: str | None = None
+
+        self._failures_in_a_row = 0
+        self._crashes_in_a_row = 0
+        self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
+        self._last_error = ""
+
+    async def start(self) -> None:
+        """Ask for all workers; called once, by `start_fleet`."""
+        for _ in range(self._max_workers):
+            self._start_worker()
+        self._in_background(self._expire_leases())
+
+    # Leases
+
+    async def lease(self) -> Lease:
+        """Wait for the least busy ready worker with a free slot; whoever came first is served first.
+
+        Raises:
+            FleetError: the workers cannot start, or the fleet was shut down.
+        """
+        self._raise_if_failed()
+        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._grant()
+        return await waiter
+
+    async def renew(self, lease_id: int) -> None:
+        """Say that the holder of the lease lives; of no effect on a lease that ended."""
+        worker = self._worker_of_lease.get(lease_id)
+        if worker is not None:
+            worker.lease_expiry[lease_id] = time.monotonic() + self._lease_ttl_s
+
+    async def release(self, lease_id: int) -> None:
+        """Give the slot back; of no effect on a lease that ended, for the worker may have died meanwhile."""
+        self._end_lease(lease_id)
+        self._grant()
+
+    async def report_dead(self, worker_id: str, error: str = "") -> None:
+        """Replace a worker whose call was lost; reports on a worker that was replaced already change nothing."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            self._lose(worker, error or f"{worker_id} was reported dead")
+
+    # State
+
+    async def wait_ready(self, count: int | None = None, timeout_s: float | None = None) -> int:
+        """Wait until `count` workers (default: the fleet's minimum) are ready, and return how many are.
+
+        Raises:
+            FleetError: not within `timeout_s` seconds, or the workers cannot start.
+        """
+        wanted = self._min_workers if count is None else count
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: self._failure is not None or self._num_ready() >= wanted)
+        except TimeoutError:
+            raise FleetError(
+                f"fleet {self.name}: {self._num_ready()} of {wanted} workers ready after {timeout_s:g} s, "
+                f"{len(self._workers) - self._num_ready()} pending (each asks for {self._actor_options}); "
+                f"newest error: {self._last_error or 'none'}"
+            ) from None
+        self._raise_if_failed()
+        return self._num_ready()
+
+    async def stats(self) -> FleetStats:
+        """The fleet's counters at this moment."""
+        ready = self._num_ready()
+        return FleetStats(
+            name=self.name,
+            ready=ready,
+            pending=len(self._workers) - ready,
+            busy=sum(worker.ready and bool(worker.lease_expiry) for worker in self._workers.values()),
+            leases=len(self._worker_of_lease),
+            waiting=sum(not waiter.done() for waiter in self._waiting),
+            restarts=self._restarts,
+            lost=self._lost,
+            failed_starts=self._failed_starts,
+            expired_leases=self._expired_leases,
+            last_error=self._last_error,
+        )
+
+    async def shutdown(self) -> None:
+        """Stop all workers; every waiting and later lease raises FleetError."""
+        for worker in list(self._workers.values()):
+            self._remove(worker)
+        await self._fail("was shut down")
+
+    # Workers
+
+    def _start_worker(self) -> None:
+        worker_id = f"{self.name}-{next(self._worker_numbers)}"
+        # The fleet replaces lost workers itself, for Ray would restart them silently with their initial state.
+        actor = self._actor_class.options(**self._actor_options, max_restarts=0, max_task_retries=0).remote(
+            *self._actor_args
+        )
+        worker = _Worker(worker_id, actor)
+        self._workers[worker_id] = worker
+        self._in_background(self._watch(worker))
+
+    async def _watch(self, worker: _Worker) -> None:
+        """Take the worker in once it is ready, then ask it again and again until it is lost."""
+        try:
+            await worker.actor.ready.remote()
+        except RayError as error:
+            if worker.worker_id in self._workers:
+                await self._start_failed(worker, error)
+            return
+        if worker.worker_id not in self._workers:
+            return
+        worker.ready = True
+        self._failures_in_a_row = self._crashes_in_a_row = 0
+        self._grant()
+        await self._notify()
+        while worker.worker_id in self._workers:
+            await asyncio.sleep(self._health_interval_s)
+            try:
+                await worker.actor.ready.remote()
+            except RayError as error:
+                await self.report_dead(worker.worker_id, str(error))
+
+    async def _start_failed(self, worker: _Worker, error: RayError) -> None:
+        """Start another worker, unless starting fails again and again.
+
+        A constructor that raises will mostly raise again, so few failures end the fleet. A process killed while it
+        starts may have shared the fate of its node, so there is more patience, and a pause, with those.
+        """
+        self._remove(worker)
+        self._failed_starts += 1
+        self._last_error = str(error)
+        crashed = (
+            isinstance(error, RayActorError) and not isinstance(error, RayTaskError) and not error.actor_init_failed
+        )
+        pause_s = 0.0
+        if crashed:
+            pause_s = min(FIRST_CRASH_PAUSE_S * 2 ** min(self._crashes_in_a_row, 10), LONGEST_CRASH_PAUSE_S)
+            self._crashes_in_a_row += 1
+        else:
+            self._failures_in_a_row += 1
+        logger.warning("fleet %s: %s did not start: %s", self.name, worker.worker_id, error)
+        exhausted = (
+            self._failures_in_a_row >= self._max_start_failures
+            or self._crashes_in_a_row >= self._max_start_failures * self._max_workers
+        )
+        if exhausted:
+            attempts = self._failures_in_a_row + self._crashes_in_a_row
+            await self._fail(f"failed to start a worker {attempts} times in a row; the last error was:\n{error}")
+            return
+        await asyncio.sleep(pause_s)
+        self._replace()
+
+    def _lose(self, worker: _Worker, error: str) -> None:
+        logger.warning("fleet %s: lost %s: %s", self.name, worker.worker_id, error)
+        self._lost += 1
+        self._last_error = error
+        self._remove(worker)
+        self._replace()
+
+    def _replace(self) -> None:
+        if self._failure is None:
+            self._restarts += 1
+            self._start_worker()
+
+    def _remove(self, worker: _Worker) -> None:
+        del self._workers[worker.worker_id]
+        for lease_id in list(worker.lease_expiry):
+            self._end_lease(lease_id)
+        # A worker that only seems dead (a broken connection) would keep its GPU.
+        ray.kill(worker.actor)
+
+    async def _fail(self, reason: str) -> None:
+        """Refuse every waiting and later lease; the first reason stays."""
+        self._failure = self._failure or f"fleet {self.name} {reason}"
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(FleetError(self._failure))
+        await self._notify()
+
+    # Bookkeeping
+
+    def _grant(self) -> None:
+        """Hand free slots to those who wait."""
+        while self._waiting:
+            free = [w for w in self._workers.values() if w.ready and len(w.lease_expiry) < self._calls_per_worker]
+            if not free:
+                return
+            waiter = self._waiting.popleft()
+            if waiter.done():  # its caller was cancelled
+                continue
+            worker = min(free, key=lambda w: len(w.lease_expiry))
+            lease_id = next(self._lease_numbers)
+            worker.lease_expiry[lease_id] = time.monotonic() + self._lease_ttl_s
+            self._worker_of_lease[lease_id] = worker
+            waiter.set_result(Lease(lease_id, worker.worker_id, worker.actor, self._lease_ttl_s))
+
+    def _end_lease(self, lease_id: int) -> None:
+        worker = self._worker_of_lease.pop(lease_id, None)
+        if worker is not None:
+            del worker.lease_expiry[lease_id]
+
+    async def _expire_leases(self) -> None:
+        """Take back the leases of callers that died: those that were not renewed in time."""
+        while self._failure is None:
+            await asyncio.sleep(self._lease_ttl_s / 4)
+            now = time.monotonic()
+            for worker in self._workers.values():
+                for lease_id in [lease for lease, expiry in worker.lease_expiry.items() if expiry < now]:
+                    logger.warning("fleet %s: a lease of %s was not renewed", self.name, worker.worker_id)
+                    self._end_lease(lease_id)
+                    self._expired_leases += 1
+            self._grant()
+
+    def _num_ready(self) -> int:
+        return sum(worker.ready for worker in self._workers.values())
+
+    def _raise_if_failed(self) -> None:
+        if self._failure is not None:
+            raise FleetError(self._failure)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _in_background(self, coroutine: Any) -> None:
+        # The loop holds tasks weakly; an unexpected error must not vanish with its task.
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._in_background(self._fail(f"broke: {error!r}"))
+
+
+def start_fleet(
+    name: str,
+    actor_class: type,
+    *,
+    actor_args: Sequence[Any] = (),
+    actor_options: dict[str, Any] | None = None,
+    min_workers: int = 1,
+    max_workers: int = 1,
+    calls_per_worker: int = 1,
+    lease_ttl_s: float = 60.0,
+    health_interval_s: float = 10.0,
+    max_start_failures: int = 3,
+) -> "ActorHandle[Any]":
+    """Start a Fleet beside the driver and ask for its workers; return at once, without waiting for any of them.
+
+    Args:
+        name: for error messages and worker ids.
+        actor_class: plain class of the workers, with a method `ready()`.
+        actor_args: arguments of its constructor.
+        actor_options: Ray options of each worker: num_cpus, num_gpus, max_concurrency, runtime_env, ...
+        min_workers: what `wait_ready` waits for by default.
+        max_workers: workers asked for.
+        calls_per_worker: leases in force at once on one worker. More than one overlaps calls where the class is
+            asynchronous, or has a max_concurrency above it.
+        lease_ttl_s: a lease that its holder does not renew for so long is taken back, seconds.
+        health_interval_s: time between two calls of `ready()` on a ready worker, seconds.
+        max_start_failures: constructors that raise in a row before the fleet gives up; it takes `max_workers` times as
+            many processes killed while starting.
+
+    Raises:
+        ValueError: the counts contradict each other, or the class has no `ready`.
+    """
+    if not 1 <= min_workers <= max_workers:
+        raise ValueError(
+            f"fleet {name}: need 1 <= min_workers <= max_workers, not min_workers={min_workers}, max_workers={max_workers}"
+        )
+    if calls_per_worker < 1:
+        raise ValueError(f"fleet {name}: calls_per_worker must be at least 1, not {calls_per_worker}")
+    if not callable(getattr(actor_class, "ready", None)):
+        raise ValueError(f"fleet {name}: {actor_class.__name__} has no method ready()")
+    fleet_class: Any = ray.remote(Fleet)
+    fleet: ActorHandle[Any] = fleet_class.options(**beside_the_driver(), max_concurrency=MAX_PENDING_CALLS).remote(
+        name=name,
+        actor_class=actor_class,
+        actor_args=tuple(actor_args),
+        actor_options=dict(actor_options or {}),
+        min_workers=min_workers,
+        max_workers=max_workers,
+        calls_per_worker=calls_per_worker,
+        lease_ttl_s=lease_ttl_s,
+        health_interval_s=health_interval_s,
+        max_start_failures=max_start_failures,
+    )
+    ray.get(fleet.start.remote())  # type: ignore[attr-defined]
+    return fleet

@@ -1,0 +1,28 @@
+"""Fixtures shared by all test modules."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.cluster import ClusterInfo, connect, disconnect
+
+TESTS = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[ClusterInfo]:
+    """A local Ray of 8 or more logical CPUs, shared by the tests of a module and stopped after them.
+
+    Its workers find this repository's packages and the actor classes that test modules define.
+    """
+    environment = dict(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), environment.get("PYTHONPATH", "")])
+    os.environ.pop("RAY_ADDRESS", None)
+    info = connect(cpus_asked=6)
+    assert info.mode == "started"
+    yield info
+    disconnect(info)
+    os.environ.clear()
+    os.environ.update(environment)
