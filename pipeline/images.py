@@ -19,8 +19,8 @@ MARGIN = 8
 READABLE_SIDE = 192
 """Pixels: narrower pictures are enlarged in a captioned grid, so that they can be judged by eye."""
 
-CAPTION_LINES = 3
-"""A longer caption is cut and ends in an ellipsis."""
+CAPTION_FONT_SIZE, CAPTION_LINES = 18, 3
+"""A caption of more lines is cut and ends in an ellipsis."""
 
 INK, FAINT_INK, PAPER = (20, 20, 20), (120, 120, 120), (255, 255, 255)
 
@@ -60,7 +60,7 @@ def before_after_grid(
     """Show pictures of the base model beside those of the aligned one, each pair under its prompt.
 
     All pictures have one size; small ones are enlarged by a whole factor with nearest neighbour, so that every
-    original pixel stays visible. The caption font has no emoji and few scripts: other characters show as boxes.
+    original pixel stays visible. The font that comes with Pillow has ASCII alone: other characters show as boxes.
 
     Raises:
         ValueError: no pairs, lengths that differ, pictures of different sizes, or ``pairs_per_row`` below 1.
@@ -103,7 +103,7 @@ def _common_size(images: Sequence[Image.Image]) -> tuple[int, int]:
 def _captioned_pair(before: Image.Image, after: Image.Image, prompt: str, factor: int) -> Image.Image:
     """Draw the prompt, the labels and the two pictures enlarged by ``factor``; the size depends on theirs alone."""
     width, height = before.width * factor, before.height * factor
-    caption_font, label_font = ImageFont.load_default(18), ImageFont.load_default(13)
+    caption_font, label_font = ImageFont.load_default(CAPTION_FONT_SIZE), ImageFont.load_default(13)
     caption_height, label_height = CAPTION_LINES * 24, 20
     top = MARGIN + caption_height + label_height
     canvas = Image.new("RGB", (2 * width + 4 * MARGIN, top + height + MARGIN), PAPER)
@@ -112,12 +112,16 @@ def _captioned_pair(before: Image.Image, after: Image.Image, prompt: str, factor
     draw.text((MARGIN, MARGIN + caption_height), caption, fill=INK, font=caption_font, anchor="ld", spacing=4)
     for left, label, picture in ((MARGIN, "before", before), (width + 2 * MARGIN, "after", after)):
         draw.text((left, top - 3), label, fill=FAINT_INK, font=label_font, anchor="ld")
+        draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT_INK)
         canvas.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, top))
     return canvas
 
 
 def _wrapped(prompt: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, height: int) -> str:
     """Break ``prompt`` into lines that fit ``width`` and ``height`` pixels; what does not fit becomes an ellipsis."""
-    text = ImageText.Text(" ".join(prompt.split()), font, spacing=4)
+    # Scripts without spaces are one long word, which Pillow cannot break; a character is at most as wide as high.
+    longest = width // CAPTION_FONT_SIZE
+    words = [word[start : start + longest] for word in prompt.split() for start in range(0, len(word), longest)]
+    text = ImageText.Text(" ".join(words), font, spacing=4)
     rest = text.wrap(width, height)
-    return text.text if rest is None else f"{text.text.rstrip()} …"
+    return text.text if rest is None else f"{text.text[:-1].rstrip()}…"

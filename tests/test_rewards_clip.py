@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from pipeline.images import to_pil
@@ -66,7 +66,7 @@ def smooth_images(batch: int, height: int, width: int) -> Tensor:
 def reference_scores(checkpoint: Path, images: Tensor, prompts: list[str]) -> Tensor:
     """exp(logit_scale) cos as transformers computes it: the diagonal of logits_per_image."""
     model = CLIPModel.from_pretrained(checkpoint).eval()
-    tokenizer = CLIPTokenizerFast.from_pretrained(checkpoint)
+    tokenizer = CLIPTokenizer.from_pretrained(checkpoint)
     pixels = CLIPImageProcessorPil.from_pretrained(checkpoint)(to_pil(images), return_tensors="pt")
     tokens = tokenizer(prompts, padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt")
     with torch.no_grad():

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoConfig, CLIPModel, CLIPTokenizerFast
+from transformers import AutoConfig, CLIPModel, CLIPTokenizer
 
 from pipeline.rewards.base import Reward
 from pipeline.rewards.clip_preprocessing import ClipPreprocessing, load_preprocessing
@@ -32,13 +32,13 @@ class ClipReward(Reward):
     needs_path: ClassVar[bool] = True
     licence: ClassVar[str] = "that of the checkpoint"
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizerFast, preprocessing: ClipPreprocessing) -> None:
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, preprocessing: ClipPreprocessing) -> None:
         """Take a loaded model, and freeze it.
 
         Raises:
             ValueError: the preprocessing makes images of another size than the vision tower takes.
         """
-        side = model.config.vision_config.image_size
+        side = model.vision_model.config.image_size
         if preprocessing.crop != (side, side):
             raise ValueError(f"preprocessing gives {preprocessing.crop} pixels, the vision tower takes {(side, side)}")
         self.model = model.eval().requires_grad_(False)
@@ -82,7 +82,8 @@ class ClipReward(Reward):
         cls.check_path(path)
         assert path is not None
         tokenizer, preprocessing = load_tokenizer(path), load_preprocessing(path)
-        return cls(CLIPModel.from_pretrained(path, dtype=dtype).to(device), tokenizer, preprocessing)
+        model = CLIPModel.from_pretrained(path, dtype=dtype)
+        return cls(model.to(device), tokenizer, preprocessing)  # type: ignore[arg-type]  # transformers' decorator
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score ``images`` (B, 3, H, W) in [0, 1] against ``prompts`` (B). Returns (B,) float32, differentiable."""
@@ -108,20 +109,20 @@ class ClipReward(Reward):
             prompt,
             padding="max_length",
             truncation=True,
-            max_length=self.model.config.text_config.max_position_embeddings,
+            max_length=self.model.text_model.config.max_position_embeddings,
             return_tensors="pt",
         ).to(self.model.device)
         features = self.model.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
         return unit_vectors(features)[0]
 
 
-def load_tokenizer(path: str) -> CLIPTokenizerFast:
+def load_tokenizer(path: str) -> CLIPTokenizer:
     """Load the tokenizer of the checkpoint at ``path`` (directory or hub id).
 
     Raises:
         ValueError: the checkpoint has no tokenizer files.
     """
-    tokenizer = CLIPTokenizerFast.from_pretrained(path)
+    tokenizer = CLIPTokenizer.from_pretrained(path)
     # Without files transformers silently builds a tokenizer that knows special tokens alone: every prompt looks alike.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ValueError(
