@@ -31,7 +31,7 @@ import yaml
 from ray._private.state import state as cluster_state
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental.internal_kv import _internal_kv_get
-from scipy.optimize import LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 Resources = dict[str, float]
@@ -110,6 +110,7 @@ def fits(requests: Sequence[WorkerRequest], nodes: Sequence[Resources]) -> bool:
     solution = milp(
         np.zeros(len(columns)),
         integrality=np.ones(len(columns)),
+        bounds=Bounds(0, [1 if column.request is None else np.inf for column in columns]),
         constraints=_packing_constraints(requests, nodes, columns),
         options={"time_limit": SEARCH_LIMIT_S},
     )

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.learning import Learner
+from pipeline.policy import Policy
 
 TENSORS_FILE = "learner.safetensors"
 POSITION_FILE = "position.json"
@@ -42,3 +43,11 @@ def load_checkpoint(learner: Learner, directory: Path) -> Position:
     torch.set_rng_state(tensors.pop("torch_rng"))
     learner.optimiser.load_state(tensors)
     return Position(**json.loads((directory / POSITION_FILE).read_text(encoding="utf-8")))
+
+
+def load_average(policy: Policy, directory: Path) -> None:
+    """Set `policy`'s adapter to the moving average that a checkpoint of a run with `learner.ema_decay` holds."""
+    tensors = load_file(directory / TENSORS_FILE)
+    with torch.no_grad():
+        for name, value in policy.adapter_parameters().items():
+            value.copy_(tensors[f"average.{name}"])

@@ -218,6 +218,12 @@ class EvaluationSettings(Settings):
     rewards: tuple[RewardSettings, ...] = ()
     """Rewards reported beside the one trained on."""
 
+    @model_validator(mode="after")
+    def _has_pairs(self) -> "EvaluationSettings":
+        if self.images == 1:
+            raise ValueError("evaluation.images=1 gives no interval; use 0 to leave the evaluation out, or at least 2")
+        return self
+
 
 class RunSettings(Settings):
     """A whole run."""

@@ -1,0 +1,84 @@
+"""A whole run: start the actors, train, evaluate, export."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import Result
+
+from actors.crew import Crew, start_crew
+from actors.evaluation import Evaluation, evaluate
+from actors.training import train
+from actors.weights import load_weights
+from pipeline.adapter import export_adapter, load_flat_adapter
+from pipeline.checkpoint import load_average
+from pipeline.config import RunSettings
+from pipeline.images import save_png
+from pipeline.model_card import adapter_card
+from pipeline.policy import Policy
+from pipeline.progress import ProgressReporter
+from pipeline.run_folder import write_json, write_text
+
+NO_EVALUATION = "None was made (evaluation.images=0)."
+
+
+def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter) -> dict[str, Any]:
+    """Align a model on the connected cluster and leave everything in `run_directory`, which exists.
+
+    Iterations that the folder has checkpoints of are not made again.
+
+    Returns:
+        The summary, as written to summary.json.
+
+    Raises:
+        ValueError: a cluster that can never hold the run.
+        FleetError, ray.train.TrainingFailedError: an actor failed; the message holds the reason.
+    """
+    started = time.monotonic()
+    crew = start_crew(settings, run_directory)
+    try:
+        with reporter.following(lambda first: ray.get(crew.journal.since.remote(first))):
+            result = train(settings, crew, run_directory)
+        trained = time.monotonic()
+        evaluation = _evaluate(settings, crew, run_directory) if settings.evaluation.images else None
+        _export(settings, crew, result, evaluation, run_directory)
+        summary = {
+            "name": settings.name,
+            "iterations": settings.iterations,
+            "trajectories": settings.iterations * settings.rollout.trajectories,
+            "policy_version": settings.iterations,
+            "train_seconds": trained - started,
+            "evaluation_seconds": time.monotonic() - trained,
+            "last_iteration": ray.get(crew.journal.since.remote(settings.iterations - 1))[-1],
+            "evaluation": evaluation.as_json() if evaluation else None,
+        }
+        write_json(run_directory / "summary.json", summary)
+        return summary
+    finally:
+        crew.dismiss()
+
+
+def _evaluate(settings: RunSettings, crew: Crew, run_directory: Path) -> Evaluation:
+    ticket = ray.get(crew.store.current.remote())
+    evaluation = asyncio.run(evaluate(settings, crew.rollout_fleet, crew.reward_fleet, ticket))
+    save_png(evaluation.picture(), run_directory / "before_after.png")
+    write_text(run_directory / "evaluation.md", evaluation.table() + "\n")
+    return evaluation
+
+
+def _export(
+    settings: RunSettings, crew: Crew, result: Result, evaluation: Evaluation | None, run_directory: Path
+) -> None:
+    """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them."""
+    on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
+    policy = Policy.load(on_cpu, settings.lora, settings.sampling, settings.seed)
+    card = adapter_card(settings, settings.iterations, evaluation.table() if evaluation else NO_EVALUATION)
+    load_flat_adapter(policy, load_weights(ray.get(crew.store.current.remote())))
+    export_adapter(policy, run_directory / "adapter", card)
+    if settings.learner.ema_decay is not None:
+        assert result.checkpoint is not None, "the last iteration has a checkpoint"
+        with result.checkpoint.as_directory() as directory:
+            load_average(policy, Path(directory))
+        export_adapter(policy, run_directory / "adapter_ema", card)

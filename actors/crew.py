@@ -1,0 +1,90 @@
+"""The actors of a run: weight store, journal, reward fleet and rollout fleet, started in the order they need each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.capacity import WorkerRequest, check_capacity
+from actors.fleet import start_fleet
+from actors.journal import start_journal
+from actors.reward import RewardActor
+from actors.rollout import RolloutWorker
+from actors.weights import start_weight_store
+from pipeline.config import PoolSettings, RunSettings
+from pipeline.preflight import reward_scale
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Handles of the actors that outlive Ray Data's executions and Ray Train's workers."""
+
+    store: Any
+    journal: Any
+    reward_fleet: Any
+    rollout_fleet: Any
+
+    def wait_ready(self) -> None:
+        """Wait until the minimum of workers of both fleets has loaded its models.
+
+        Raises:
+            FleetError: workers fail to start, with the reason.
+        """
+        ray.get([self.reward_fleet.wait_ready.remote(), self.rollout_fleet.wait_ready.remote()])
+
+    def dismiss(self) -> None:
+        """End all actors."""
+        for fleet in (self.rollout_fleet, self.reward_fleet):
+            ray.get(fleet.shutdown.remote())
+        for actor in (self.rollout_fleet, self.reward_fleet, self.journal, self.store):
+            ray.kill(actor)
+
+
+def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
+    """Start the actors; those that cannot be placed yet wait for nodes.
+
+    Raises:
+        ValueError: the cluster has a fixed size and can never hold the minimum of workers.
+    """
+    check_capacity(worker_requests(settings))
+    store, journal = start_weight_store(), start_journal(run_directory)
+    rewards = _start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
+    rollouts = _start_pool(
+        "rollout",
+        RolloutWorker,
+        (settings, rewards, reward_scale(settings.reward)),
+        settings.rollout,
+        calls_per_worker=settings.rollout.batches_in_flight,
+    )
+    return Crew(store, journal, rewards, rollouts)
+
+
+def worker_requests(settings: RunSettings) -> list[WorkerRequest]:
+    """The least that must fit on the cluster at once."""
+    pools = {"reward_actors": settings.reward_actors, "rollout": settings.rollout}
+    requests = [WorkerRequest(role, pool.min_workers, _resources(pool)) for role, pool in pools.items()]
+    return [*requests, WorkerRequest("learner", settings.learner.num_workers, _resources(settings.learner))]
+
+
+def cpus_of_all_workers(settings: RunSettings) -> float:
+    """CPUs that the pools at their maximum and the learner reserve together."""
+    pools = settings.reward_actors.max_workers * settings.reward_actors.num_cpus
+    pools += settings.rollout.max_workers * settings.rollout.num_cpus
+    return pools + settings.learner.num_workers * settings.learner.num_cpus
+
+
+def _start_pool(name: str, actor_class: type, actor_args: tuple[Any, ...], pool: PoolSettings, calls_per_worker: int) -> Any:
+    return start_fleet(
+        name,
+        actor_class,
+        actor_args=actor_args,
+        actor_options={"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus},
+        min_workers=pool.min_workers,
+        max_workers=pool.max_workers,
+        calls_per_worker=calls_per_worker,
+    )
+
+
+def _resources(workers: Any) -> dict[str, float]:
+    return {"CPU": workers.num_cpus, "GPU": workers.num_gpus}

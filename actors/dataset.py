@@ -1,0 +1,72 @@
+"""The Ray Data plan of an iteration: batch numbers in, preference records out.
+
+This module runs in light Ray Data tasks and imports neither torch nor diffusers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import TaskPoolStrategy
+
+from actors.leasing import call_leased_sync
+from pipeline.config import RunSettings
+from pipeline.prompts import plan_batch
+
+
+@dataclass(frozen=True)
+class RolloutTask:
+    """One batch of the iteration that the weight store has begun, rolled out on whichever worker is free."""
+
+    settings: RunSettings
+    prompts: list[str]
+    rollout_fleet: Any
+    store: Any
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """A block holding one batch number, {"id": [n]} -> that batch's records."""
+        (number,) = block["id"].to_pylist()
+        rollout = self.settings.rollout
+        ticket = ray.get(self.store.current.remote())
+        batch = plan_batch(
+            self.prompts,
+            self.settings.seed,
+            ticket.iteration,
+            number,
+            rollout.batch_size,
+            rollout.trajectories // rollout.batch_size,
+        )
+        return call_leased_sync(self.rollout_fleet, "collect", batch, ticket)
+
+
+def rollout_dataset(settings: RunSettings, prompts: list[str], rollout_fleet: Any, store: Any) -> ray.data.Dataset:
+    """The lazy plan; each execution makes the records of the iteration that the weight store has begun.
+
+    The models live in the fleet's actors, outside Ray Data, because Ray Data rebuilds its own actor pools at every
+    execution.
+    """
+    rollout = settings.rollout
+    batches = rollout.trajectories // rollout.batch_size
+    context = ray.data.DataContext.get_current()
+    # Every execution begins without a budget and refreshes it once a second: with reservations on, tasks start 0.5 s apart.
+    context.op_resource_reservation_enabled = False
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.enable_auto_log_stats = False
+    context.execution_options.preserve_order = True
+    # A task only waits for its worker; the fleet's leases bound the work.
+    return ray.data.range(batches, override_num_blocks=batches).map_batches(
+        _roll_out,
+        fn_kwargs={"task": RolloutTask(settings, prompts, rollout_fleet, store)},
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=0.01,
+        compute=TaskPoolStrategy(size=min(batches, rollout.max_workers * rollout.batches_in_flight)),
+    )
+
+
+def _roll_out(block: pa.Table, task: RolloutTask) -> pa.Table:
+    return task(block)

@@ -1,0 +1,71 @@
+"""Journal: the one writer of a run folder's metrics, records and sample grids, beside the driver."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+from PIL import Image
+from ray.actor import ActorHandle
+from tensorboardX import SummaryWriter
+
+from actors.cluster import beside_the_driver
+from pipeline.images import image_grid, save_png
+from pipeline.records import save_records
+from pipeline.run_folder import MetricsFile
+
+
+class Journal:
+    """Run it as an actor by `start_journal`. A learner on any node writes through it to the driver's folder."""
+
+    def __init__(self, run_directory: str) -> None:
+        """Take an existing folder."""
+        self.directory = Path(run_directory)
+        self.metrics = MetricsFile(self.directory / "metrics.jsonl")
+        self._history: list[dict[str, Any]] = []
+        self._tensorboard: SummaryWriter | None = None
+
+    def begin(self, iteration: int) -> None:
+        """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them."""
+        self._history = self.metrics.keep_before(iteration)
+        self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=iteration)
+
+    def record(self, metrics: dict[str, Any]) -> None:
+        """Write one iteration's metrics; they are on the disk when this returns."""
+        assert self._tensorboard is not None, "begin() comes first"
+        self.metrics.append(metrics)
+        self._history.append(metrics)
+        for name, value in _scalars(metrics).items():
+            self._tensorboard.add_scalar(name, value, metrics["iteration"])
+        self._tensorboard.flush()
+
+    def since(self, iteration: int) -> list[dict[str, Any]]:
+        """Metrics of `iteration` and later, for the driver's progress line."""
+        return [metrics for metrics in self._history if metrics["iteration"] >= iteration]
+
+    def save_records(self, iteration: int, worker: int, table: pa.Table) -> None:
+        """Keep one learner worker's share of an iteration's records as Parquet."""
+        save_records(table, self.directory / "records" / f"iteration_{iteration:06d}_worker_{worker:03d}.parquet")
+
+    def save_grid(self, iteration: int, images: NDArray[np.uint8]) -> None:
+        """Write the sample grid of the policy that begins `iteration`, from (B, H, W, 3) uint8."""
+        columns = int(np.ceil(np.sqrt(len(images))))
+        save_png(image_grid([Image.fromarray(image) for image in images], columns), self.directory / "samples" / f"iteration_{iteration:06d}.png")
+
+
+def start_journal(run_directory: Path) -> "ActorHandle[Any]":
+    """Start a Journal on the driver's node, where the run folder is."""
+    return ray.remote(Journal).options(**beside_the_driver()).remote(str(run_directory))
+
+
+def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    """Flatten lists (values by trained step) and leave out what is no number."""
+    scalars: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, list):
+            scalars |= {f"{name}/{index}": float(item) for index, item in enumerate(value)}
+        elif isinstance(value, int | float):
+            scalars[name] = float(value)
+    return scalars

@@ -1,0 +1,61 @@
+"""One TorchTrainer runs all iterations; the dataset it is given makes fresh rollouts each time it is read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import CheckpointConfig, DataConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from actors.crew import Crew
+from actors.dataset import rollout_dataset
+from actors.learner import TrainLoopConfig, train_loop
+from pipeline.config import RunSettings
+from pipeline.prompts import load_held_out_prompts, load_train_prompts
+
+# report() returns when the controller has polled it; by default it polls every two seconds.
+CONTROLLER_POLL_SECONDS = "0.2"
+
+
+def train(settings: RunSettings, crew: Crew, run_directory: Path) -> ray.train.Result:
+    """Run every iteration that `run_directory` has no checkpoint of yet.
+
+    Raises:
+        ray.train.TrainingFailedError: a learner worker failed, or a rollout or a reward it asked for.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
+    prompts = load_train_prompts(settings.prompts.train)
+    dataset = rollout_dataset(settings, prompts, crew.rollout_fleet, crew.store)
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={
+            "config": TrainLoopConfig(
+                settings=settings,
+                sample_prompts=load_held_out_prompts(settings.prompts.held_out),
+                store=crew.store,
+                journal=crew.journal,
+                rollout_fleet=crew.rollout_fleet,
+                reward_fleet=crew.reward_fleet,
+            )
+        },
+        # NCCL moves no CPU tensors, and the counts and hashes that workers compare are on the CPU.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if settings.learner.num_gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=settings.learner.num_workers,
+            use_gpu=settings.learner.num_gpus > 0,
+            resources_per_worker={"CPU": settings.learner.num_cpus, "GPU": settings.learner.num_gpus},
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=str(run_directory.resolve()),
+            checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
+        ),
+        datasets={"train": dataset},
+        dataset_config=DataConfig(execution_options=dataset.context.execution_options),
+    )
+    return trainer.fit()
+
+
+def _train_worker(loop_config: dict[str, Any]) -> None:
+    train_loop(loop_config["config"])

@@ -1,0 +1,123 @@
+"""Align a diffusion model with a reward: `python jobs/align.py --config configs/demo.yaml [section.key=value ...]`."""
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+from pipeline.config import RunSettings
+from pipeline.config_loading import dump_settings, load_settings
+
+CONFIG_FILE = "config.yaml"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", type=Path, help="YAML file of a new run")
+    source.add_argument("--resume", type=Path, metavar="RUN_DIR", help="take up an interrupted run where its checkpoint is")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and its arithmetic, and exit")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the job; a fault of the user's ends it with one readable message."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    options = parse_arguments(arguments)
+    try:
+        settings, run_directory = resolve_run(options)
+        if options.dry_run:
+            print_plan(settings)
+        else:
+            run(settings, run_directory, resumes=options.resume is not None)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def resolve_run(options: argparse.Namespace) -> tuple[RunSettings, Path]:
+    """The settings and the folder of the run.
+
+    Raises:
+        ValueError: settings that do not hold, a folder that exists already, or one that cannot be resumed.
+    """
+    if options.resume is not None:
+        if options.overrides:
+            raise ValueError("a run is resumed as it was; start a new one with --config to change settings")
+        config = options.resume / CONFIG_FILE
+        if not config.is_file():
+            raise ValueError(f"{options.resume} is no run folder: it has no {CONFIG_FILE}")
+        return load_settings(config), options.resume
+    settings = load_settings(options.config, options.overrides)
+    run_directory = Path(settings.output_dir) / settings.name
+    if run_directory.exists() and not options.dry_run:
+        raise ValueError(
+            f"the run folder {run_directory} exists; continue it with --resume {run_directory}, or choose another name=..."
+        )
+    return settings, run_directory
+
+
+def print_plan(settings: RunSettings) -> None:
+    """The resolved configuration, and how much work it is.
+
+    Raises:
+        ValueError: as a real run would, before its first actor.
+    """
+    from pipeline.arithmetic import run_arithmetic
+    from pipeline.preflight import check_run
+
+    check_run(settings)
+    print(dump_settings(settings))
+    print(yaml.safe_dump({"arithmetic": dataclasses.asdict(run_arithmetic(settings))}, sort_keys=False), end="")
+
+
+def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
+    """Check everything, then align.
+
+    Raises:
+        ValueError: a setting or a cluster with which the run cannot succeed.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
+    from actors.alignment import align
+    from actors.cluster import connect, disconnect
+    from actors.crew import cpus_of_all_workers
+    from pipeline.environment import describe_environment
+    from pipeline.preflight import check_run
+    from pipeline.progress import ProgressReporter
+    from pipeline.run_folder import write_json, write_text
+
+    truncated = check_run(settings)
+    cluster = connect(cpus_of_all_workers(settings))
+    try:
+        if not resumes:
+            write_text(run_directory / CONFIG_FILE, dump_settings(settings))
+        environment = describe_environment() | {
+            "cluster": dataclasses.asdict(cluster),
+            "command": sys.argv,
+            "truncated_prompts": truncated,
+        }
+        write_json(run_directory / "environment.json", environment)
+        print(f"{settings.name}: Ray {cluster.mode}, results in {run_directory}", flush=True)
+        summary = align(settings, run_directory, ProgressReporter(settings.iterations))
+        print_summary(summary, run_directory)
+    finally:
+        disconnect(cluster)
+
+
+def print_summary(summary: dict, run_directory: Path) -> None:
+    """The held-out table and where things lie."""
+    minutes = (summary["train_seconds"] + summary["evaluation_seconds"]) / 60
+    print(f"aligned in {minutes:.1f} minutes; adapter in {run_directory / 'adapter'}")
+    table = run_directory / "evaluation.md"
+    if table.is_file():
+        print(table.read_text(encoding="utf-8"), end="")
+
+
+if __name__ == "__main__":
+    main()

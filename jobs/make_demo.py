@@ -1,0 +1,82 @@
+"""Makes the demo's models from nothing: autoencoder, held-out judge, preference reward, denoiser, and their cards.
+
+    python -m jobs.make_demo --output models --work runs/make_demo
+
+A run that was interrupted continues where it stopped; finished stages are skipped. After the autoencoder, the judge
+and the reward train in a second process beside the denoiser.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pipeline.demo.stages import Workshop, make_clip, make_denoiser, make_judge, make_vae, measure
+
+STAGES = {"vae": make_vae, "judge": make_judge, "clip": make_clip, "denoiser": make_denoiser, "measure": measure}
+SIDE_STAGES = ("judge", "clip")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.make_demo", description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("models"), help="folder that receives the models")
+    parser.add_argument("--work", type=Path, default=Path("runs/make_demo"), help="folder of checkpoints")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stages to run, in order")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the steps and data; below 1 for trials")
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=2, help="2: train independent stages together")
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="threads per process")
+    return parser.parse_args(arguments)
+
+
+def start_side_stages(options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """Start the judge's and the reward's training as a second process of this job."""
+    command = [sys.executable, "-m", "jobs.make_demo", "--processes", "1", "--stages", *SIDE_STAGES]
+    for name in ("output", "work", "device", "scale", "threads"):
+        command += [f"--{name}", str(getattr(options, name))]
+    return subprocess.Popen(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the chosen stages.
+
+    Raises:
+        ValueError: the scale is not positive.
+        RuntimeError: the second process failed.
+    """
+    options = parse_arguments(arguments)
+    if options.scale <= 0:
+        raise ValueError(f"--scale must be positive, not {options.scale}")
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    workshop = Workshop(options.output, options.work, torch.device(device), options.scale)
+    both = options.processes == 2 and "denoiser" in options.stages
+    torch.set_num_threads(options.threads)
+    if "vae" in options.stages:
+        torch.set_num_threads(options.threads * options.processes)
+        make_vae(workshop)
+        torch.set_num_threads(options.threads)
+    side = [stage for stage in SIDE_STAGES if stage in options.stages]
+    process = start_side_stages(options) if both and len(side) == len(SIDE_STAGES) else None
+    try:
+        for stage in () if process else side:
+            STAGES[stage](workshop)
+        if "denoiser" in options.stages:
+            make_denoiser(workshop)
+        if process is not None and process.wait() != 0:
+            raise RuntimeError(f"the second process, which trains {' and '.join(SIDE_STAGES)}, failed; see above")
+    finally:
+        if process is not None and process.poll() is None:
+            process.terminate()
+    if "measure" in options.stages:
+        measure(workshop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The model card that lies beside an exported adapter."""
+
+from pipeline.config import RunSettings
+from pipeline.config_loading import dump_settings
+
+
+def adapter_card(settings: RunSettings, policy_version: int, evaluation_table: str) -> str:
+    """README.md of an adapter directory: what it is, how it was made, how to load it, what it scored."""
+    method = "TailorPO-G" if settings.method.guidance is not None else "TailorPO"
+    return f"""---
+base_model: {settings.model.path}
+library_name: diffusers
+tags: [lora, text-to-image, {method.lower()}]
+---
+
+# {settings.name}
+
+A LoRA adapter of `{settings.model.path}`, aligned by {method} (arXiv:2502.01667) with the reward
+`{settings.reward.name}`: {policy_version} iterations of {settings.rollout.trajectories} trajectories, rank
+{settings.lora.rank}, alpha {settings.lora.alpha}, sampled with {settings.sampling.num_steps} DDIM steps, eta
+{settings.sampling.eta}, guidance scale {settings.sampling.guidance_scale}.
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("{settings.model.path}")
+pipeline.load_lora_weights("path/to/this/directory")
+```
+
+## Held-out evaluation
+
+{evaluation_table}
+
+## Configuration
+
+```yaml
+{dump_settings(settings).rstrip()}
+```
+"""

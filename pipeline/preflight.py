@@ -1,0 +1,103 @@
+"""Everything about a run that can be wrong and can be seen before the first actor starts."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from diffusers import DDIMScheduler, DiffusionPipeline
+from transformers import CLIPTokenizer
+
+from pipeline.config import RewardSettings, RunSettings
+from pipeline.prompts import load_held_out_prompts, load_train_prompts
+from pipeline.rewards import reward_class
+from pipeline.transitions import DDIMTransition
+
+logger = logging.getLogger(__name__)
+
+REQUIRED_COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def check_run(settings: RunSettings) -> int:
+    """Check the model, the rewards and the prompts of a run; no weights are loaded.
+
+    Returns:
+        How many prompts are longer than the tokenizer takes; they are truncated as diffusers does, with a warning.
+
+    Raises:
+        ValueError: what is wrong and what to change.
+    """
+    check_model(settings.model.path)
+    check_rewards(settings)
+    scheduler = DDIMScheduler.from_pretrained(settings.model.path, subfolder="scheduler")
+    DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
+    prompts = load_train_prompts(settings.prompts.train) + load_held_out_prompts(settings.prompts.held_out)
+    return warn_of_long_prompts(settings.model.path, prompts)
+
+
+def check_model(path: str) -> None:
+    """Refuse what is no `StableDiffusionPipeline`.
+
+    Raises:
+        ValueError: the directory is missing, is no diffusers pipeline, or lacks a component.
+    """
+    directory = Path(path)
+    if directory.is_dir() and not (directory / "model_index.json").is_file():
+        raise ValueError(
+            f"model.path {path!r} is no diffusers pipeline: it has no model_index.json; give the directory that "
+            "StableDiffusionPipeline.save_pretrained wrote"
+        )
+    if not directory.is_dir() and directory.parent != Path() and directory.parent.is_dir():
+        raise ValueError(f"model.path {path!r} does not exist; give a StableDiffusionPipeline directory or a hub id")
+    try:
+        index: dict[str, Any] = DiffusionPipeline.load_config(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path {path!r} is neither a directory nor a hub id that can be reached: {error}"
+        ) from error
+    missing = [name for name in REQUIRED_COMPONENTS if index.get(name, (None, None))[0] is None]
+    if missing:
+        raise ValueError(
+            f"model.path {path!r} holds a {index.get('_class_name')} without {', '.join(missing)}; a StableDiffusionPipeline "
+            f"with {', '.join(REQUIRED_COMPONENTS)} is needed"
+        )
+
+
+def check_rewards(settings: RunSettings) -> None:
+    """Refuse rewards that cannot do what is asked of them.
+
+    Raises:
+        ValueError: an unknown name, missing weights, guidance by a reward without gradients, training on a judge.
+    """
+    trained = reward_class(settings.reward.name)
+    if trained.held_out_only:
+        raise ValueError(
+            f"reward {trained.name!r} is the held-out judge and must not be trained on; put it under evaluation.rewards"
+        )
+    if settings.method.guidance is not None and not trained.differentiable:
+        raise ValueError(
+            f"method.guidance needs a differentiable reward, and {trained.name!r} is not; remove method.guidance "
+            "(TailorPO without guidance) or choose another reward"
+        )
+    for reward in (settings.reward, *settings.evaluation.rewards):
+        reward_class(reward.name).check_path(reward.path)
+
+
+def reward_scale(settings: RewardSettings) -> float:
+    """One unit of a reward in guidance: the configured scale, else the declared one."""
+    return settings.scale if settings.scale is not None else reward_class(settings.name).scale
+
+
+def warn_of_long_prompts(model_path: str, prompts: list[str]) -> int:
+    """Count and warn of prompts that the tokenizer truncates."""
+    tokenizer = CLIPTokenizer.from_pretrained(model_path, subfolder="tokenizer")
+    limit = tokenizer.model_max_length
+    long = [prompt for prompt, tokens in zip(prompts, tokenizer(prompts).input_ids, strict=True) if len(tokens) > limit]
+    if long:
+        logger.warning(
+            "%d of %d prompts are longer than the tokenizer's %d tokens and are truncated, the first being %r",
+            len(long),
+            len(prompts),
+            limit,
+            long[0],
+        )
+    return len(long)

@@ -1,0 +1,34 @@
+"""The smallest whole run: a miniature model, two trained steps of four, JPEG as the reward."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunSettings
+from pipeline.config_loading import parse_settings
+
+
+def miniature_values(model: Path, **sections: Any) -> dict[str, Any]:
+    """Plain values of a run on the miniature model; `sections` are merged over the defaults, section by section."""
+    values: dict[str, Any] = {
+        "name": "miniature",
+        "seed": 7,
+        "iterations": 2,
+        "model": {"path": str(model)},
+        "sampling": {"num_steps": 4, "guidance_scale": 2.0},
+        "method": {"trained_steps": [4, 2]},
+        "reward": {"name": "jpeg_compressibility"},
+        "prompts": {"train": "demo", "held_out": "demo"},
+        "rollout": {"trajectories": 8, "batch_size": 4, "num_cpus": 0.1},
+        "reward_actors": {"num_cpus": 0.1},
+        "learner": {"minibatch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3, "num_cpus": 0.1},
+        "samples": {"every": 2, "count": 4},
+        "evaluation": {"images": 0},
+    }
+    for name, section in sections.items():
+        values[name] = values.get(name, {}) | section if isinstance(section, dict) else section
+    return values
+
+
+def miniature_settings(model: Path, **sections: Any) -> RunSettings:
+    """`miniature_values`, checked."""
+    return parse_settings(miniature_values(model, **sections))
