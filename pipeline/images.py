@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
@@ -85,7 +84,7 @@ def save_png(image: Image.Image, path: Path) -> None:
             raise
     # A temporary file is private to its owner; a picture of a run is as readable as the folder's other files.
     temporary.chmod(0o644)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _common_size(images: Sequence[Image.Image]) -> tuple[int, int]:

@@ -207,7 +207,7 @@ def test_bad_paths_are_refused_before_any_weights(checkpoint: Path, tmp_path: Pa
 def test_a_checkpoint_without_its_preprocessor_or_tokenizer_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
-    with pytest.raises(ValueError, match="has no tokenizer: put vocab.json and merges.txt"):
+    with pytest.raises(ValueError, match=r"has no tokenizer: put vocab\.json and merges\.txt"):
         ClipReward.load(str(tmp_path), CPU, torch.float32)
     write_tokenizer(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()

@@ -31,7 +31,8 @@ def reward_class(name: str) -> type[Reward]:
         raise ValueError(f"unknown reward {name!r}; did you mean {nearest!r}? Known: {', '.join(sorted(REWARDS))}")
     module, class_name = REWARDS[name]
     found = getattr(import_module(module), class_name)
-    assert issubclass(found, Reward) and found.name == name, f"{module}.{class_name} is not the reward {name!r}"
+    assert issubclass(found, Reward), f"{module}.{class_name} is no reward"
+    assert found.name == name, f"{module}.{class_name} calls itself {found.name!r}, not {name!r}"
     return found
 
 

@@ -1,4 +1,4 @@
-"""Text-image agreement by a CLIP checkpoint: PickScore, converted HPSv2, CLIPScore and the demo's own preference model."""
+"""Text-image agreement by a CLIP checkpoint: PickScore, converted HPSv2, CLIPScore, the demo's preference model."""
 
 from __future__ import annotations
 

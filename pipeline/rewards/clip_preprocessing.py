@@ -56,7 +56,7 @@ class ClipPreprocessing:
         if "height" not in crop or (short_side is None and crop != {key: size.get(key) for key in ("height", "width")}):
             raise ValueError(
                 f"unsupported preprocessor sizes: size {size}, crop_size {settings['crop_size']}, "
-                f"do_center_crop {settings['do_center_crop']}; give a shortest_edge and a centre crop, or one fixed size"
+                f"do_center_crop {settings['do_center_crop']}; give shortest_edge and a centre crop, or a fixed size"
             )
         if short_side is not None and short_side < max(crop["height"], crop["width"]):
             raise ValueError(f"the crop {crop} is larger than the short side {short_side} it is cut from")
