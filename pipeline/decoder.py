@@ -20,7 +20,7 @@ class LatentDecoder:
         """
         if chunk_size < 1:
             raise ValueError(f"the decoder's chunk size must be at least 1, got {chunk_size}")
-        self.vae = vae.eval().requires_grad_(False)  # type: ignore[attr-defined]  # diffusers hides nn.Module's part
+        self.vae = vae.eval().requires_grad_(False)
         self.chunk_size = chunk_size
 
     @classmethod

@@ -83,7 +83,7 @@ class ClipReward(Reward):
         assert path is not None
         tokenizer, preprocessing = load_tokenizer(path), load_preprocessing(path)
         model = CLIPModel.from_pretrained(path, dtype=dtype)
-        return cls(model.to(device), tokenizer, preprocessing)  # type: ignore[arg-type]  # transformers' decorator
+        return cls(model.to(device), tokenizer, preprocessing)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score ``images`` (B, 3, H, W) in [0, 1] against ``prompts`` (B). Returns (B,) float32, differentiable."""
