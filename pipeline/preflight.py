@@ -88,8 +88,15 @@ def reward_scale(settings: RewardSettings) -> float:
 
 
 def warn_of_long_prompts(model_path: str, prompts: list[str]) -> int:
-    """Count and warn of prompts that the tokenizer truncates."""
+    """Count and warn of prompts that the tokenizer truncates.
+
+    Raises:
+        ValueError: the model has no tokenizer files.
+    """
     tokenizer = CLIPTokenizer.from_pretrained(model_path, subfolder="tokenizer")
+    # Without files transformers builds a tokenizer that knows special tokens alone: every prompt would look alike.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ValueError(f"model.path {model_path!r} has no tokenizer: put vocab.json and merges.txt in its tokenizer/")
     limit = tokenizer.model_max_length
     long = [prompt for prompt, tokens in zip(prompts, tokenizer(prompts).input_ids, strict=True) if len(tokens) > limit]
     if long:
