@@ -1,4 +1,4 @@
-"""The actors of a run: weight store, journal, reward fleet and rollout fleet, started in the order they need each other."""
+"""The actors of a run, started in the order they need each other: weight store, journal, reward and rollout fleet."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,9 @@ def cpus_of_all_workers(settings: RunSettings) -> float:
     return pools + settings.learner.num_workers * settings.learner.num_cpus
 
 
-def _start_pool(name: str, actor_class: type, actor_args: tuple[Any, ...], pool: PoolSettings, calls_per_worker: int) -> Any:
+def _start_pool(
+    name: str, actor_class: type, actor_args: tuple[Any, ...], pool: PoolSettings, calls_per_worker: int
+) -> Any:
     return start_fleet(
         name,
         actor_class,

@@ -50,7 +50,7 @@ def rollout_dataset(settings: RunSettings, prompts: list[str], rollout_fleet: An
     rollout = settings.rollout
     batches = rollout.trajectories // rollout.batch_size
     context = ray.data.DataContext.get_current()
-    # Every execution begins without a budget and refreshes it once a second: with reservations on, tasks start 0.5 s apart.
+    # An execution begins without a budget and refreshes it once a second: with reservations, tasks start 0.5 s apart.
     context.op_resource_reservation_enabled = False
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -44,7 +44,9 @@ class Evaluation:
 
     def picture(self) -> Image.Image:
         """The first pairs, base beside aligned, under their prompts."""
-        pictures = [[Image.fromarray(image) for image in images[:PICTURED_PAIRS]] for images in (self.base, self.aligned)]
+        pictures = [
+            [Image.fromarray(image) for image in images[:PICTURED_PAIRS]] for images in (self.base, self.aligned)
+        ]
         return before_after_grid(*pictures, self.prompts[: len(pictures[0])])
 
 

@@ -52,7 +52,10 @@ class Journal:
     def save_grid(self, iteration: int, images: NDArray[np.uint8]) -> None:
         """Write the sample grid of the policy that begins `iteration`, from (B, H, W, 3) uint8."""
         columns = int(np.ceil(np.sqrt(len(images))))
-        save_png(image_grid([Image.fromarray(image) for image in images], columns), self.directory / "samples" / f"iteration_{iteration:06d}.png")
+        save_png(
+            image_grid([Image.fromarray(image) for image in images], columns),
+            self.directory / "samples" / f"iteration_{iteration:06d}.png",
+        )
 
 
 def start_journal(run_directory: Path) -> "ActorHandle[Any]":

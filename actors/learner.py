@@ -90,7 +90,7 @@ def _fetch_records() -> pa.Table:
 
 
 def _publish(config: TrainLoopConfig, learner: Learner, version: int) -> None:
-    """Make the adapter the current policy, begin the iteration of that number, and draw the sample grid if it is due."""
+    """Make the adapter the current policy of the iteration of that number; draw the sample grid if it is due."""
     settings = config.settings
     ray.get(config.store.publish.remote(version, version, flatten_adapter(learner.policy)))
     if version % settings.samples.every == 0 or version == settings.iterations:

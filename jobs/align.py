@@ -20,8 +20,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", type=Path, help="YAML file of a new run")
-    source.add_argument("--resume", type=Path, metavar="RUN_DIR", help="take up an interrupted run where its checkpoint is")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and its arithmetic, and exit")
+    source.add_argument(
+        "--resume", type=Path, metavar="RUN_DIR", help="take up an interrupted run where its checkpoint is"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration and its arithmetic, and exit"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
     return parser.parse_args(arguments)
 
@@ -57,7 +61,7 @@ def resolve_run(options: argparse.Namespace) -> tuple[RunSettings, Path]:
     run_directory = Path(settings.output_dir) / settings.name
     if run_directory.exists() and not options.dry_run:
         raise ValueError(
-            f"the run folder {run_directory} exists; continue it with --resume {run_directory}, or choose another name=..."
+            f"the run folder {run_directory} exists; continue it by --resume {run_directory}, or choose another name"
         )
     return settings, run_directory
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.demo.stages import Workshop, make_clip, make_denoiser, make_judge, make_vae, measure
+from pipeline.demo.stages import Workshop, make_clip, make_decoder, make_denoiser, make_judge, make_vae, measure
 
-STAGES = {"vae": make_vae, "judge": make_judge, "clip": make_clip, "denoiser": make_denoiser, "measure": measure}
-SIDE_STAGES = ("judge", "clip")
+STAGES = {"vae": make_vae, "decoder": make_decoder, "judge": make_judge, "clip": make_clip, "denoiser": make_denoiser, "measure": measure}
+SIDE_STAGES = ("judge", "clip", "decoder")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

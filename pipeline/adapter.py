@@ -28,13 +28,15 @@ def load_flat_adapter(policy: Policy, flat: NDArray[np.float32]) -> None:
     size = sum(value.numel() for value in parameters.values())
     if flat.shape != (size,):
         raise ValueError(
-            f"the adapter has {size} weights but {flat.shape} were given; lora.rank, lora.target_modules and model.path "
-            "must be those the weights were made with"
+            f"the adapter has {size} weights but {flat.shape} were given; lora.rank, lora.target_modules and "
+            "model.path must be those of the weights"
         )
     # A copy, because what comes out of the object store is read-only.
     source = torch.from_numpy(flat.copy())
     with torch.no_grad():
-        for value, chunk in zip(parameters.values(), source.split([value.numel() for value in parameters.values()]), strict=True):
+        for value, chunk in zip(
+            parameters.values(), source.split([value.numel() for value in parameters.values()]), strict=True
+        ):
             value.copy_(chunk.view_as(value))
 
 

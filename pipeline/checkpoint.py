@@ -39,7 +39,9 @@ def load_checkpoint(learner: Learner, directory: Path) -> Position:
     found = {name: tuple(value.shape) for name, value in tensors.items() if name.startswith("adapter.")}
     wanted = {f"adapter.{name}": tuple(value.shape) for name, value in learner.optimiser.parameters.items()}
     if found != wanted:
-        raise ValueError(f"the checkpoint {directory} holds another adapter; resume with the configuration that wrote it")
+        raise ValueError(
+            f"the checkpoint {directory} holds another adapter; resume with the configuration that wrote it"
+        )
     torch.set_rng_state(tensors.pop("torch_rng"))
     learner.optimiser.load_state(tensors)
     return Position(**json.loads((directory / POSITION_FILE).read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Every setting of a run, one sentence each. Defaults are the paper's where it states them, D3PO's where it inherits."""
+"""Every setting of a run, one sentence each. Defaults are the paper's, or D3PO's where the paper inherits."""
 
 from typing import Annotated, Literal
 
@@ -66,7 +66,9 @@ class GuidanceSettings(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> "GuidanceSettings":
         if self.eta_min > self.eta_max:
-            raise ValueError(f"eta_min={self.eta_min} is above eta_max={self.eta_max}; guidance rises towards the image")
+            raise ValueError(
+                f"eta_min={self.eta_min} is above eta_max={self.eta_max}; guidance rises towards the image"
+            )
         return self
 
 
@@ -126,7 +128,9 @@ class PoolSettings(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> "PoolSettings":
         if self.min_workers > self.max_workers:
-            raise ValueError(f"min_workers={self.min_workers} is above max_workers={self.max_workers}; raise max_workers")
+            raise ValueError(
+                f"min_workers={self.min_workers} is above max_workers={self.max_workers}; raise max_workers"
+            )
         return self
 
 
@@ -259,9 +263,13 @@ class RunSettings(Settings):
         if outside:
             raise ValueError(f"method.trained_steps has {outside}, outside the grid of {total} steps; use 2 to {total}")
         if 1 in steps:
-            raise ValueError("method.trained_steps includes 1, the last step, which has no next step to be scored at; drop it")
+            raise ValueError(
+                "method.trained_steps includes 1, the last step, which has no next step to be scored at; drop it"
+            )
         if list(steps) != sorted(set(steps), reverse=True):
-            raise ValueError(f"method.trained_steps is {list(steps)}; list each step once, from noisy to clean (descending)")
+            raise ValueError(
+                f"method.trained_steps is {list(steps)}; list each step once, from noisy to clean (descending)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -280,8 +288,8 @@ class RunSettings(Settings):
             )
         if pairs % self.learner.minibatch_size:
             raise ValueError(
-                f"an iteration makes {pairs} pairs (rollout.trajectories x trained steps), which learner.minibatch_size="
-                f"{self.learner.minibatch_size} does not divide; change one of them"
+                f"an iteration makes {pairs} pairs (rollout.trajectories x trained steps), which "
+                f"learner.minibatch_size={self.learner.minibatch_size} does not divide; change one of them"
             )
         return self
 

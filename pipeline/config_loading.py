@@ -90,6 +90,8 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
 def _section_of(annotation: Any) -> type[BaseModel]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    sections = [argument for argument in get_args(annotation) if isinstance(argument, type) and issubclass(argument, BaseModel)]
+    sections = [
+        argument for argument in get_args(annotation) if isinstance(argument, type) and issubclass(argument, BaseModel)
+    ]
     assert len(sections) == 1, f"{annotation} holds no single section"
     return sections[0]

@@ -11,8 +11,8 @@ from pipeline.config import RunSettings, Settings
 INTRODUCTION = """# Configuration
 
 A run is described by a YAML file; the project's own are in `configs/`. Every setting can be replaced on the command
-line, `python jobs/align.py --config configs/demo.yaml rollout.batch_size=8 method.guidance=null`, and `--dry-run` prints
-what results, with the arithmetic of the run. Unknown keys are refused.
+line, `python jobs/align.py --config configs/demo.yaml rollout.batch_size=8 method.guidance=null`, and `--dry-run`
+prints what results, with the arithmetic of the run. Unknown keys are refused.
 
 This page is made from `pipeline/config.py` by `make docs`.
 """
@@ -46,8 +46,7 @@ def _section(model: type[Settings], name: str) -> str:
         for key, field in model.model_fields.items()
         if _nested_settings(field.annotation) is None
         or _is_list(field)
-        or not field.is_required()
-        and field.default is None
+        or (not field.is_required() and field.default is None)
     ]
     return "\n".join(lines) + "\n"
 

@@ -4,7 +4,7 @@ import torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """"auto" is the GPU where this process sees one, else the CPU.
+    """ "auto" is the GPU where this process sees one, else the CPU.
 
     Raises:
         ValueError: "cuda" is asked for where there is none.

@@ -28,7 +28,14 @@ def pair_sums(losses: Tensor, margins: Tensor, log_ratios: Tensor, drifts: Tenso
     if ratio_clip is not None:
         outside = (log_ratios < math.log(1 - ratio_clip)) | (log_ratios > math.log(1 + ratio_clip))
         clamped = outside.float().sum() / 2
-    sums = [torch.tensor(float(len(losses))), losses.sum(), (margins > 0).float().sum(), margins.sum(), clamped, drifts.sum()]
+    sums = [
+        torch.tensor(float(len(losses))),
+        losses.sum(),
+        (margins > 0).float().sum(),
+        margins.sum(),
+        clamped,
+        drifts.sum(),
+    ]
     return torch.stack([value.detach().float().cpu() for value in sums])
 
 

@@ -51,12 +51,16 @@ class Learner:
                 sums, norm = self.optimiser.step(sums)
                 totals += sums
                 norms.append(norm)
-        return metrics | pair_means(totals) | {
-            "gradient_norm": float(np.mean(norms)),
-            "learning_rate": learning_rate,
-            "optimiser_steps": self.optimiser.steps_taken,
-            "skipped_steps": self.optimiser.steps_skipped,
-        }
+        return (
+            metrics
+            | pair_means(totals)
+            | {
+                "gradient_norm": float(np.mean(norms)),
+                "learning_rate": learning_rate,
+                "optimiser_steps": self.optimiser.steps_taken,
+                "skipped_steps": self.optimiser.steps_skipped,
+            }
+        )
 
     def _minibatches(self, pairs: PreferencePairs, iteration: int, epoch: int) -> list[PreferencePairs]:
         """This worker's part of every minibatch, in the seeded order of the iteration's rows."""
@@ -81,7 +85,9 @@ class Learner:
         )
         output = policy.forward(x_t, pairs.steps, pairs.prompts)
         mean, std = policy.transition.mean_std(output, x_t, pairs.steps)
-        losses = tailorpo_loss(mean, reference_mean, winner, loser, std, method.beta, method.reduction, method.ratio_clip)
+        losses = tailorpo_loss(
+            mean, reference_mean, winner, loser, std, method.beta, method.reduction, method.ratio_clip
+        )
         losses.sum().backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             margins = preference_margin(mean, reference_mean, winner, loser, std, method.reduction)

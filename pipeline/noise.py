@@ -27,7 +27,10 @@ class SampleNoise:
 
     def draw(self, latent_shape: Sequence[int], step: int, draw: int = 0) -> Tensor:
         """Standard normal noise (B, C, H, W) float32 on the CPU, for `latent_shape` = (C, H, W)."""
-        rows = [self._generator(sample, step, draw).standard_normal(latent_shape, dtype=np.float32) for sample in self.samples]
+        rows = [
+            self._generator(sample, step, draw).standard_normal(latent_shape, dtype=np.float32)
+            for sample in self.samples
+        ]
         return torch.from_numpy(np.stack(rows))
 
     def _generator(self, sample: int, step: int, draw: int) -> np.random.Generator:

@@ -30,7 +30,9 @@ class AdapterOptimiser:
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
-        self.average = {name: value.detach().clone() for name, value in parameters.items()} if settings.ema_decay else None
+        self.average = (
+            {name: value.detach().clone() for name, value in parameters.items()} if settings.ema_decay else None
+        )
 
     def step(self, sums: Tensor) -> tuple[Tensor, float]:
         """One optimiser step on the gradients accumulated in `.grad`, which are sums over this worker's pairs.
@@ -58,7 +60,9 @@ class AdapterOptimiser:
             self._skip()
             return sums, norm
         flat = flat * min(1.0, self.settings.max_grad_norm / (norm + 1e-6))
-        for parameter, gradient in zip(self.parameters.values(), flat.split([p.numel() for p in self.parameters.values()]), strict=True):
+        for parameter, gradient in zip(
+            self.parameters.values(), flat.split([p.numel() for p in self.parameters.values()]), strict=True
+        ):
             parameter.grad = gradient.view_as(parameter)
         self._set_learning_rate()
         self.adamw.step()
@@ -98,7 +102,9 @@ class AdapterOptimiser:
                         if moment is not None
                     }
         if self.average is not None:
-            self.average = {name: tensors[f"average.{name}"].to(value.device) for name, value in self.parameters.items()}
+            self.average = {
+                name: tensors[f"average.{name}"].to(value.device) for name, value in self.parameters.items()
+            }
 
     def _set_learning_rate(self) -> None:
         for group in self.adamw.param_groups:
@@ -116,6 +122,6 @@ class AdapterOptimiser:
         if self.steps_skipped > self.settings.max_skipped_steps:
             raise NonFiniteGradientError(
                 f"{self.steps_skipped} optimiser steps had a gradient that is not finite, more than learner."
-                f"max_skipped_steps={self.settings.max_skipped_steps}; lower learner.learning_rate or method.beta, or use "
-                "model.dtype=bfloat16 or float32"
+                f"max_skipped_steps={self.settings.max_skipped_steps}; lower learner.learning_rate or method.beta, or "
+                "use model.dtype=bfloat16 or float32"
             )

@@ -57,8 +57,8 @@ def check_model(path: str) -> None:
     missing = [name for name in REQUIRED_COMPONENTS if index.get(name, (None, None))[0] is None]
     if missing:
         raise ValueError(
-            f"model.path {path!r} holds a {index.get('_class_name')} without {', '.join(missing)}; a StableDiffusionPipeline "
-            f"with {', '.join(REQUIRED_COMPONENTS)} is needed"
+            f"model.path {path!r} holds a {index.get('_class_name')} without {', '.join(missing)}; a "
+            f"StableDiffusionPipeline with {', '.join(REQUIRED_COMPONENTS)} is needed"
         )
 
 

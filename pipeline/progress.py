@@ -41,7 +41,12 @@ class ProgressReporter:
         self._seconds.append(metrics["seconds"])
         line = progress_line(metrics, self.iterations, self._seconds)
         if self.stream.isatty():
-            print(f"\r\x1b[K{_bar(metrics['iteration'] + 1, self.iterations)} {line}", end="", file=self.stream, flush=True)
+            print(
+                f"\r\x1b[K{_bar(metrics['iteration'] + 1, self.iterations)} {line}",
+                end="",
+                file=self.stream,
+                flush=True,
+            )
         else:
             print(f"{time.strftime('%H:%M:%S')} {line}", file=self.stream, flush=True)
 
@@ -62,8 +67,8 @@ def progress_line(metrics: Metrics, iterations: int, seconds: list[float]) -> st
     left = (iterations - metrics["iteration"] - 1) * sum(seconds) / len(seconds)
     minutes, remaining_seconds = divmod(round(left), 60)
     return (
-        f"iteration {metrics['iteration'] + 1}/{iterations}  reward {metrics['reward']:.4f}  loss {metrics['loss']:.4f}  "
-        f"{metrics['pairs'] / metrics['seconds']:.1f} pairs/s  {minutes}:{remaining_seconds:02d} left"
+        f"iteration {metrics['iteration'] + 1}/{iterations}  reward {metrics['reward']:.4f}  "
+        f"loss {metrics['loss']:.4f}  {metrics['pairs'] / metrics['seconds']:.1f} pairs/s  {minutes}:{remaining_seconds:02d} left"
     )
 
 

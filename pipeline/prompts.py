@@ -9,10 +9,52 @@ from pipeline.demo.grammar import held_out_prompts, train_prompts
 
 # The 45 animals of DDPO, which TailorPO trains and evaluates on.
 ANIMALS = (
-    "cat dog horse monkey rabbit zebra spider bird sheep deer cow goat lion tiger bear raccoon fox wolf lizard beetle ant "
-    "butterfly fish shark whale dolphin squirrel mouse rat snake turtle frog chicken duck goose bee pig turkey fly llama "
-    "camel bat gorilla hedgehog kangaroo"
-).split()
+    "cat",
+    "dog",
+    "horse",
+    "monkey",
+    "rabbit",
+    "zebra",
+    "spider",
+    "bird",
+    "sheep",
+    "deer",
+    "cow",
+    "goat",
+    "lion",
+    "tiger",
+    "bear",
+    "raccoon",
+    "fox",
+    "wolf",
+    "lizard",
+    "beetle",
+    "ant",
+    "butterfly",
+    "fish",
+    "shark",
+    "whale",
+    "dolphin",
+    "squirrel",
+    "mouse",
+    "rat",
+    "snake",
+    "turtle",
+    "frog",
+    "chicken",
+    "duck",
+    "goose",
+    "bee",
+    "pig",
+    "turkey",
+    "fly",
+    "llama",
+    "camel",
+    "bat",
+    "gorilla",
+    "hedgehog",
+    "kangaroo",
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +89,9 @@ def _load_prompts(source: str) -> list[str]:
         return list(ANIMALS)
     path = Path(source)
     if not path.is_file():
-        raise ValueError(f"there is no prompt file {source}; give a text file with one prompt a line, or animals, or demo")
+        raise ValueError(
+            f"there is no prompt file {source}; give a text file with one prompt a line, or animals, or demo"
+        )
     prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"the prompt file {source} is empty; write one prompt a line")

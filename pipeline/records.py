@@ -18,7 +18,7 @@ LATENT_COLUMNS = ("x_t", "winner", "loser", "reference_mean")
 
 @dataclass(frozen=True)
 class StepPreferences:
-    """The preferences of one batch at one trained step. B samples, latents (B, C, H, W) float32, scores (B,) float32."""
+    """Preferences of a batch of B samples at one trained step: latents (B, C, H, W) and scores (B,), all float32."""
 
     step: int
     x_t: Tensor

@@ -12,7 +12,7 @@ Reduction = Literal["mean", "sum"]
 
 
 class DDIMTransition:
-    """The DDIM transition pi(x_s | x_t) = N(mean, std^2 I) on a grid of sampling times (arXiv:2010.02502, Eq. 12 and 16).
+    """The DDIM transition pi(x_s | x_t) = N(mean, std^2 I) on a grid of sampling times (arXiv:2010.02502, Eq. 12).
 
     `step` is an index into the grid, 0 = noisiest. It is an int, or an int64 tensor (B,) with a step per sample.
     Coefficients are computed in float64 and applied in float32.
@@ -35,15 +35,19 @@ class DDIMTransition:
             eta: 0 is deterministic DDIM, 1 the variance of DDPM; log-probabilities need eta > 0.
             final_alpha_cumprod: the cumulative product after the last step.
             prediction_type: what the network predicts.
-            previous_timesteps: (T,) the time each step leads to, negative = final; by default the next time of the grid.
+            previous_timesteps: (T,) the time each step leads to, negative = final; by default the grid's next time.
 
         Raises:
             ValueError: eta outside [0, 1], an unknown prediction type, or a grid on which x0_hat is undefined.
         """
         if not 0.0 <= eta <= 1.0:
-            raise ValueError(f"eta is {eta}, but DDIM's variance is defined for 0 <= eta <= 1; choose a value in that range")
+            raise ValueError(
+                f"eta is {eta}, but DDIM's variance is defined for 0 <= eta <= 1; choose a value in that range"
+            )
         if prediction_type not in ("epsilon", "v_prediction", "sample"):
-            raise ValueError(f"prediction_type is {prediction_type!r}; known are 'epsilon', 'v_prediction' and 'sample'")
+            raise ValueError(
+                f"prediction_type is {prediction_type!r}; known are 'epsilon', 'v_prediction' and 'sample'"
+            )
         self.timesteps = torch.as_tensor(timesteps, dtype=torch.int64).cpu()
         self.eta = eta
         self.prediction_type = prediction_type
@@ -53,9 +57,13 @@ class DDIMTransition:
 
         alphas = torch.as_tensor(alphas_cumprod).double().cpu()
         alpha_t = alphas[self.timesteps]
-        alpha_s = torch.where(previous >= 0, alphas[previous.clamp(min=0)], torch.as_tensor(final_alpha_cumprod).double())
+        alpha_s = torch.where(
+            previous >= 0, alphas[previous.clamp(min=0)], torch.as_tensor(final_alpha_cumprod).double()
+        )
         if prediction_type == "epsilon" and bool((alpha_t <= 0).any()):
-            raise ValueError("the noise schedule ends at zero signal, where epsilon-prediction has no x0; use v_prediction")
+            raise ValueError(
+                "the noise schedule ends at zero signal, where epsilon-prediction has no x0; use v_prediction"
+            )
         variance = eta**2 * (1 - alpha_s) / (1 - alpha_t) * (1 - alpha_t / alpha_s)
         self._sqrt_alpha_t = alpha_t.sqrt().float()
         self._sqrt_one_minus_alpha_t = (1 - alpha_t).sqrt().float()

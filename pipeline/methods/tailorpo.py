@@ -98,7 +98,17 @@ async def _prefer(
     accepted = move = None
     if settings.guidance is not None:
         guided = await guide_winner(
-            policy, scorer, winner, output, ranked_score, prompts, step + 1, std, strength, settings.guidance.delta, reward_scale
+            policy,
+            scorer,
+            winner,
+            output,
+            ranked_score,
+            prompts,
+            step + 1,
+            std,
+            strength,
+            settings.guidance.delta,
+            reward_scale,
         )
         winner, output, winner_score = guided.latents, guided.model_output, guided.scores
         accepted, move = guided.accepted, guided.move
@@ -122,7 +132,12 @@ async def _prefer(
 
 
 def preference_margin(
-    policy_mean: Tensor, reference_mean: Tensor, winner: Tensor, loser: Tensor, std: Tensor | float, reduction: Reduction
+    policy_mean: Tensor,
+    reference_mean: Tensor,
+    winner: Tensor,
+    loser: Tensor,
+    std: Tensor | float,
+    reduction: Reduction,
 ) -> Tensor:
     """The implicit-reward gap without beta, reduce((w - l)(mu_theta - mu_ref)) / std^2, (B,) float32.
 
