@@ -68,7 +68,8 @@ def progress_line(metrics: Metrics, iterations: int, seconds: list[float]) -> st
     minutes, remaining_seconds = divmod(round(left), 60)
     return (
         f"iteration {metrics['iteration'] + 1}/{iterations}  reward {metrics['reward']:.4f}  "
-        f"loss {metrics['loss']:.4f}  {metrics['pairs'] / metrics['seconds']:.1f} pairs/s  {minutes}:{remaining_seconds:02d} left"
+        f"loss {metrics['loss']:.4f}  {metrics['pairs'] / metrics['seconds']:.1f} pairs/s  "
+        f"{minutes}:{remaining_seconds:02d} left"
     )
 
 
