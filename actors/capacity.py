@@ -1,8 +1,8 @@
 """Refusing, before any actor starts, a run whose minimum of workers the cluster can never hold.
 
-The question is asked in two steps. First: do the workers fit on the nodes that are there (their total resources, whoever
-uses them now)? Only if not: can the cluster grow, and into what? Ray has no public call for that, so `find_growth` reads what
-its parts leave behind, checked with Ray 2.60 on fixed and autoscaling clusters:
+The question is asked in two steps. First: do the workers fit on the nodes that are there (their total resources,
+whoever uses them now)? Only if not: can the cluster grow, and into what? Ray has no public call for that, so
+`find_growth` reads what its parts leave behind, checked with Ray 2.60 on fixed and autoscaling clusters:
 
 1. The cluster configuration in the control store (node groups with their resources and maxima), which Ray Data and
    Ray Train consult. Managed services write it; the open-source autoscaler does not.
@@ -10,9 +10,9 @@ its parts leave behind, checked with Ray 2.60 on fixed and autoscaling clusters:
    `--autoscaling-config=FILE`, with all node types. It can be seen where the driver runs on the head node, as the
    drivers of `ray job submit` do.
 3. The status that the monitor publishes every few seconds, which tells whether the cluster grows, but not into what.
-   Autoscaler v1 (key `__autoscaling_status`) counts nodes by the configured names of their types; on a fixed cluster each
-   node is a type of its own, `node_<id>`. Under autoscaler v2 each node carries the instance id that the cloud gave it;
-   on a fixed cluster there is none.
+   Autoscaler v1 (key `__autoscaling_status`) counts nodes by the configured names of their types; on a fixed cluster
+   each node is a type of its own, `node_<id>`. Under autoscaler v2 each node carries the instance id that the cloud
+   gave it; on a fixed cluster there is none.
 
 Where the cluster grows into nobody knows what (3), there is nothing to check against, and the run waits for its nodes.
 """
@@ -242,8 +242,9 @@ def _refusal(requests: Sequence[WorkerRequest], nodes: Sequence[Resources], what
     ]
     reason = f"No node is large enough for one {homeless[0]} worker. " if homeless else ""
     return (
-        f"the minimum of workers does not fit: the configuration asks for {asked}, but {what_there_is} {there}. {reason}"
-        "Lower the pools' min_workers, num_cpus or num_gpus (a fraction of a GPU lets workers share it), or add nodes."
+        f"the minimum of workers does not fit: the configuration asks for {asked}, but {what_there_is} {there}. "
+        f"{reason}Lower the pools' min_workers, num_cpus or num_gpus (a fraction of a GPU lets workers share it), "
+        "or add nodes."
     )
 
 

@@ -61,11 +61,18 @@ def connect(cpus_asked: float = 0.0, *, worker_logs: bool = False) -> ClusterInf
 
     Raises:
         ConnectionError: RAY_ADDRESS names a cluster that does not answer.
+        ValueError: RAY_ADDRESS is that of a Ray client, which is no part of the cluster.
     """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"RAY_ADDRESS={address} is a Ray client's; run `ray job submit -- python jobs/align.py ...` instead, "
+            "so that the driver lives in the cluster and survives this terminal"
+        )
     if ray.is_initialized():
         return _describe("already connected")
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": worker_logs}
-    if os.environ.get("RAY_ADDRESS"):
+    if address:
         ray.init(runtime_env=_cluster_runtime_env(), **quiet)
         return _describe("joined")
     ray.init(
@@ -115,7 +122,8 @@ def _python_path() -> str:
 
 def _describe(mode: str) -> ClusterInfo:
     context = ray.get_runtime_context()
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    node: Any = ray._private.worker.global_worker.node
+    alive = [other for other in ray.nodes() if other["Alive"]]
     return ClusterInfo(
         mode=mode,
         address=context.gcs_address,
@@ -123,5 +131,5 @@ def _describe(mode: str) -> ClusterInfo:
         driver_host=socket.gethostname(),
         nodes=len(alive),
         resources=ray.cluster_resources(),
-        log_directory=os.path.join(ray._private.worker.global_worker.node.get_session_dir_path(), "logs"),
+        log_directory=str(Path(node.get_session_dir_path()) / "logs"),
     )

@@ -1,7 +1,7 @@
 """Fleet: an elastic set of worker actors, leased call by call.
 
 All `max_workers` actors are asked for at once: actors that wait for room are what makes an autoscaler add nodes. Work
-starts with the first worker that is ready, late ones join, lost ones are replaced, and nothing waits for a fixed number.
+starts with the first worker that is ready, late ones join, lost ones are replaced, nothing waits for a fixed number.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ class FleetStats:
 @dataclass
 class _Worker:
     worker_id: str
-    actor: "ActorHandle[Any]"
+    actor: Any
     ready: bool = False
     lease_expiry: dict[int, float] = field(default_factory=dict)  # lease id -> time.monotonic()
 
@@ -388,14 +388,15 @@ def start_fleet(
     """
     if not 1 <= min_workers <= max_workers:
         raise ValueError(
-            f"fleet {name}: need 1 <= min_workers <= max_workers, not min_workers={min_workers}, max_workers={max_workers}"
+            f"fleet {name}: need 1 <= min_workers <= max_workers, "
+            f"not min_workers={min_workers}, max_workers={max_workers}"
         )
     if calls_per_worker < 1:
         raise ValueError(f"fleet {name}: calls_per_worker must be at least 1, not {calls_per_worker}")
     if not callable(getattr(actor_class, "ready", None)):
         raise ValueError(f"fleet {name}: {actor_class.__name__} has no method ready()")
     fleet_class: Any = ray.remote(Fleet)
-    fleet: ActorHandle[Any] = fleet_class.options(**beside_the_driver(), max_concurrency=MAX_PENDING_CALLS).remote(
+    fleet: Any = fleet_class.options(**beside_the_driver(), max_concurrency=MAX_PENDING_CALLS).remote(
         name=name,
         actor_class=actor_class,
         actor_args=tuple(actor_args),
@@ -407,5 +408,5 @@ def start_fleet(
         health_interval_s=health_interval_s,
         max_start_failures=max_start_failures,
     )
-    ray.get(fleet.start.remote())  # type: ignore[attr-defined]
+    ray.get(fleet.start.remote())
     return fleet

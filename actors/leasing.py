@@ -38,8 +38,8 @@ async def call_leased(fleet: "ActorHandle[Any]", method: str, *args: Any, max_at
         finally:
             fleet.release.remote(lease.lease_id)
     raise FleetError(
-        f"a call of {method} was lost {max_attempts} times, last on {worker_id}; if each worker dies of this call (out of "
-        f"memory?), make its batch smaller. The last loss:\n{loss}"
+        f"a call of {method} was lost {max_attempts} times, last on {worker_id}; if each worker dies of this call "
+        f"(out of memory?), make its batch smaller. The last loss:\n{loss}"
     )
 
 

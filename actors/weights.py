@@ -24,8 +24,8 @@ class WeightChecksumError(RuntimeError):
 class WeightTicket:
     """What travels with every call: which weights, for which iteration, and where they lie.
 
-    The reference sits inside a dataclass, so Ray hands it over as a reference (it resolves only top-level arguments) and
-    a worker that already holds `version` fetches nothing.
+    The reference sits inside a dataclass, so Ray hands it over as a reference (it resolves only top-level arguments),
+    and a worker that already holds `version` fetches nothing.
 
     Attributes:
         version: number of the policy, 0 for the initial one, one more with every publication.
@@ -37,7 +37,7 @@ class WeightTicket:
     version: int
     iteration: int
     checksum: str
-    refs: Sequence[ray.ObjectRef]
+    refs: Sequence[ray.ObjectRef[Any]]
 
 
 def checksum_of(flat: np.ndarray) -> str:
@@ -67,10 +67,11 @@ def load_weights(ticket: WeightTicket) -> np.ndarray:
 class WeightStore:
     """Keeps the newest few versions of the policy's weights and the number of the current iteration.
 
-    Run it as an actor by `start_weight_store`. It puts the buffers into the object store itself: an object dies with the
-    process that put it, and a learner may be killed at any time.
+    Run it as an actor by `start_weight_store`. It puts the buffers into the object store itself: an object dies with
+    the process that put it, and a learner may be killed at any time.
 
-    A resumed run may publish a lower version than the last one. It is taken as the truth, and newer versions are dropped.
+    A resumed run may publish a lower version than the last one. It is taken as the truth, and newer versions are
+    dropped.
     """
 
     def __init__(self, keep: int = 3) -> None:

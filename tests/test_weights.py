@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from actors.cluster import ClusterInfo
-from actors.weights import WeightChecksumError, checksum_of, load_weights, start_weight_store
+from actors.weights import WeightChecksumError, WeightStore, checksum_of, load_weights, start_weight_store
 
 
 def weights(seed: int, size: int = 200_000) -> np.ndarray:
@@ -19,7 +19,13 @@ def weights(seed: int, size: int = 200_000) -> np.ndarray:
 
 
 @pytest.fixture
-def store(ray_session: ClusterInfo) -> Iterator[ray.actor.ActorHandle]:
+def store(ray_session: ClusterInfo) -> WeightStore:
+    """In this process; its buffers lie in Ray's object store all the same."""
+    return WeightStore(keep=2)
+
+
+@pytest.fixture
+def store_actor(ray_session: ClusterInfo) -> Iterator[ray.actor.ActorHandle]:
     handle = start_weight_store(keep=2)
     yield handle
     ray.kill(handle)
@@ -27,17 +33,18 @@ def store(ray_session: ClusterInfo) -> Iterator[ray.actor.ActorHandle]:
 
 def test_published_weights_arrive_unchanged_and_without_a_copy(store):
     published = weights(0)
-    checksum = ray.get(store.publish.remote(0, 0, published))
-    ticket = ray.get(store.current.remote())
+    checksum = store.publish(0, 0, published)
+    ticket = store.current()
     loaded = load_weights(ticket)
-    assert (ticket.version, ticket.iteration, ticket.checksum) == (0, 0, checksum) and checksum == checksum_of(published)
+    assert (ticket.version, ticket.iteration, ticket.checksum) == (0, 0, checksum)
+    assert checksum == checksum_of(published)
     np.testing.assert_array_equal(loaded, published)
-    assert not loaded.flags.owndata and not loaded.flags.writeable, "a view of the object store"
+    assert not (loaded.flags.owndata or loaded.flags.writeable), "a view of the object store"
 
 
 def test_tampered_weights_are_refused(store):
-    ray.get(store.publish.remote(4, 0, weights(0)))
-    ticket = ray.get(store.current.remote())
+    store.publish(4, 0, weights(0))
+    ticket = store.current()
     corrupted = load_weights(ticket).copy()
     corrupted[17] = np.nextafter(corrupted[17], np.float32(np.inf))  # one bit of one weight
     with pytest.raises(WeightChecksumError, match="version 4"):
@@ -46,21 +53,21 @@ def test_tampered_weights_are_refused(store):
 
 def test_a_resumed_run_may_publish_a_lower_version(store):
     for version in range(5):
-        ray.get(store.publish.remote(version, version, weights(version)))
-    assert ray.get(store.versions.remote()) == [3, 4], "only the newest are kept"
-    ray.get(store.publish.remote(2, 2, weights(99)))
-    assert ray.get(store.versions.remote()) == [2], "newer ones belong to a lost future"
-    ticket = ray.get(store.current.remote())
+        store.publish(version, version, weights(version))
+    assert store.versions() == [3, 4], "only the newest are kept"
+    store.publish(2, 2, weights(99))
+    assert store.versions() == [2], "newer ones belong to a lost future"
+    ticket = store.current()
     assert (ticket.version, ticket.iteration) == (2, 2)
     np.testing.assert_array_equal(load_weights(ticket), weights(99))
 
 
 def test_iteration_moves_without_a_publication(store):
     with pytest.raises(RuntimeError, match="no weights were published yet"):
-        ray.get(store.current.remote())
-    ray.get(store.publish.remote(7, 3, weights(1)))
-    ray.get(store.begin_iteration.remote(4))
-    ticket = ray.get(store.current.remote())
+        store.current()
+    store.publish(7, 3, weights(1))
+    store.begin_iteration(4)
+    ticket = store.current()
     assert (ticket.version, ticket.iteration) == (7, 4)
 
 
@@ -74,8 +81,8 @@ def test_iteration_moves_without_a_publication(store):
 )
 def test_bad_weights_are_not_published(store, flat, message):
     with pytest.raises(ValueError, match=message):
-        ray.get(store.publish.remote(0, 0, flat))
-    assert ray.get(store.versions.remote()) == []
+        store.publish(0, 0, flat)
+    assert store.versions() == []
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -85,12 +92,12 @@ class Learner:
         return os.getpid()
 
 
-def test_weights_outlive_the_learner_that_published_them(store):
+def test_weights_outlive_the_learner_that_published_them(store_actor):
     learner = Learner.remote()
-    os.kill(ray.get(learner.publish.remote(store)), signal.SIGKILL)
+    os.kill(ray.get(learner.publish.remote(store_actor)), signal.SIGKILL)
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(learner.publish.remote(store))
-    np.testing.assert_array_equal(load_weights(ray.get(store.current.remote())), weights(5))
+        ray.get(learner.publish.remote(store_actor))
+    np.testing.assert_array_equal(load_weights(ray.get(store_actor.current.remote())), weights(5))
 
 
 @ray.remote(num_cpus=0)
@@ -98,10 +105,10 @@ def load_elsewhere(ticket) -> tuple[int, str]:
     return ticket.version, checksum_of(load_weights(ticket))
 
 
-def test_a_ticket_in_flight_outlives_its_version_in_the_store(store):
-    ray.get(store.publish.remote(0, 0, weights(0)))
-    old = ray.get(store.current.remote())
+def test_a_ticket_in_flight_outlives_its_version_in_the_store(store_actor):
+    ray.get(store_actor.publish.remote(0, 0, weights(0)))
+    old = ray.get(store_actor.current.remote())
     for version in range(1, 5):
-        ray.get(store.publish.remote(version, version, weights(version)))
+        ray.get(store_actor.publish.remote(version, version, weights(version)))
     time.sleep(0.2)
     assert ray.get(load_elsewhere.remote(old)) == (0, old.checksum)

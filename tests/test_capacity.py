@@ -1,0 +1,218 @@
+"""The capacity check: exact packing, and what it knows of real fixed and autoscaling clusters."""
+
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray._private.services
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.capacity import Growth, WorkerRequest, check_capacity, find_growth, fits
+from actors.cluster import ClusterInfo, connect, disconnect
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+EIGHT_GPUS = {"CPU": 32.0, "GPU": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("requests", "nodes", "expected"),
+    [
+        # The sums fit, but no node holds the last worker.
+        ([("rollout", 3, {"CPU": 3})], [{"CPU": 5}, {"CPU": 5}], False),
+        ([("rollout", 2, {"CPU": 3})], [{"CPU": 5}, {"CPU": 5}], True),
+        # Largest first fails here: 4+3+3 and 4+4+2 must be found.
+        ([("a", 3, {"CPU": 4}), ("b", 2, {"CPU": 3}), ("c", 1, {"CPU": 2})], [{"CPU": 10}, {"CPU": 10}], True),
+        ([("a", 3, {"CPU": 4}), ("b", 3, {"CPU": 3})], [{"CPU": 10}, {"CPU": 10}], False),
+        # A fraction of a GPU lies on one GPU.
+        ([("rollout", 3, {"GPU": 0.6})], [{"GPU": 2}], False),
+        ([("rollout", 2, {"GPU": 0.6}), ("reward", 2, {"GPU": 0.4})], [{"GPU": 2}], True),
+        ([("rollout", 1, {"GPU": 0.3}), ("reward", 1, {"GPU": 0.3}), ("learner", 1, {"GPU": 0.4})], [{"GPU": 1}], True),
+        # A GPU cut into fractions serves no whole-GPU worker.
+        ([("learner", 1, {"GPU": 1}), ("reward", 1, {"GPU": 0.1})], [{"GPU": 1}], False),
+        ([("learner", 7, {"GPU": 1}), ("reward", 10, {"GPU": 0.1})], [EIGHT_GPUS], True),
+        ([("learner", 7, {"GPU": 1}), ("reward", 11, {"GPU": 0.1})], [EIGHT_GPUS], False),
+        # Resources that a node does not have, or that nobody wants.
+        ([("reward", 1, {"CPU": 0.0, "GPU": 0.0})], [{"CPU": 1}], True),
+        ([("reward", 1, {"TPU": 1})], [{"CPU": 1}], False),
+        ([("reward", 0, {"GPU": 4})], [{"CPU": 1}], True),
+        ([("reward", 1, {})], [], False),
+        # A large cluster.
+        ([("rollout", 240, {"CPU": 4, "GPU": 1}), ("reward", 64, {"CPU": 1, "GPU": 0.25})], [EIGHT_GPUS] * 32, True),
+        ([("rollout", 241, {"CPU": 4, "GPU": 1}), ("reward", 64, {"CPU": 0, "GPU": 0.25})], [EIGHT_GPUS] * 32, False),
+    ],
+)
+def test_packing(requests, nodes, expected):
+    assert fits([WorkerRequest(*request) for request in requests], nodes) is expected
+
+
+def fits_by_trying_all(workers: list[int], nodes: list[int]) -> bool:
+    return any(
+        all(
+            sum(w for w, place in zip(workers, places, strict=True) if place == n) <= nodes[n]
+            for n in range(len(nodes))
+        )
+        for places in itertools.product(range(len(nodes)), repeat=len(workers))
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.lists(st.integers(1, 10), min_size=1, max_size=3))
+def test_packing_agrees_with_trying_all(workers, nodes):
+    requests = [WorkerRequest("worker", 1, {"CPU": float(size)}) for size in workers]
+    assert fits(requests, [{"CPU": float(size)} for size in nodes]) == fits_by_trying_all(workers, nodes)
+
+
+def test_a_fixed_cluster_refuses_what_it_can_never_hold(ray_session: ClusterInfo):
+    cpus = ray_session.resources["CPU"]
+    check_capacity([WorkerRequest("rollout", int(cpus), {"CPU": 1.0})])
+    message = (
+        rf"asks for 1 x learner with 1 CPU; {cpus:g} x rollout with 1 CPU, 0.5 GPU, but this cluster of fixed size has "
+        rf"1 x node with {cpus:g} CPU, \d+ GPU. .*Lower the pools' min_workers"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_capacity(
+            [
+                WorkerRequest("learner", 1, {"CPU": 1.0}),
+                WorkerRequest("rollout", int(cpus), {"CPU": 1.0, "GPU": 0.5}),
+            ]
+        )
+    with pytest.raises(ValueError, match="No node is large enough for one reward worker"):
+        check_capacity([WorkerRequest("reward", 1, {"CPU": cpus + 1})])
+    assert find_growth(1) == Growth(autoscales=False)
+
+
+def test_connecting_twice_changes_nothing(ray_session: ClusterInfo):
+    assert ray_session.resources["CPU"] >= 8
+    assert Path(ray_session.log_directory).is_dir()
+    again = connect(cpus_asked=1000)
+    assert again.mode == "already connected"
+    assert again.address == ray_session.address
+    disconnect(again)
+    assert ray.is_initialized()
+    json.dumps(asdict(ray_session))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def autoscaling_configuration(address: str, head_node_id: str) -> dict[str, Any]:
+    """One head of 1 CPU, and up to three nodes of 4 CPUs, started by Ray's own fake cloud on demand."""
+    provider = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "gcs_address": address,
+        "launch_multiple": True,
+        "head_node_id": head_node_id,
+    }
+    node_types = {
+        "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 3},
+    }
+    commands = ["", "head_", "worker_"]
+    return {
+        "cluster_name": "fake",
+        "max_workers": 3,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 1,
+        "provider": provider,
+        "available_node_types": node_types,
+        "head_node_type": "head",
+        "auth": {},
+        "docker": {},
+        "initialization_commands": [],
+        **{f"{who}setup_commands": [] for who in commands},
+        **{f"{who}start_ray_commands": [] for who in commands[1:]},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }
+
+
+@pytest.fixture(params=["v1", "v2"])
+def autoscaling_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address of the head of a real autoscaling cluster on this machine, run by the autoscaler of that version."""
+    directory = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie below it
+    address = f"{ray._private.services.get_node_ip_address()}:{free_port()}"
+    head_node_id = "f" * 51 + "00000"
+    environment = os.environ | {
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_AUTH_MODE": "disabled",
+    }
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    if request.param == "v2":
+        environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": head_node_id}
+        environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = head_node_id
+    configuration = directory / "autoscaling.json"
+    configuration.write_text(json.dumps(autoscaling_configuration(address, head_node_id)))
+    command = ["ray", "start", "--head", "--block", f"--port={address.split(':')[1]}", f"--temp-dir={directory}"]
+    command += ["--num-cpus=1", "--include-dashboard=false", f"--autoscaling-config={configuration}"]
+    with (directory / "log").open("w") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        yield address
+        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        head.terminate()
+        _, survivors = psutil.wait_procs(family, timeout=5)
+        for process in survivors:  # Ray's agents outlive a head that is terminated
+            process.kill()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+ASK_THE_CLUSTER = """
+import json
+from dataclasses import asdict
+from actors.capacity import WorkerRequest, _published_status_shows_autoscaling, check_capacity, find_growth
+from actors.cluster import connect
+info = connect()
+growth = find_growth(8)
+check_capacity([WorkerRequest("rollout", 3, {"CPU": 4.0})])  # none of them fits now
+try:
+    check_capacity([WorkerRequest("rollout", 4, {"CPU": 4.0})])
+    refusal = ""
+except ValueError as error:
+    refusal = str(error)
+print(json.dumps([info.mode, info.resources["CPU"], asdict(growth), refusal, _published_status_shows_autoscaling()]))
+"""
+
+
+@pytest.mark.slow
+def test_an_autoscaling_cluster_is_measured_by_what_it_can_grow_to(autoscaling_cluster: str):
+    environment = os.environ | {"RAY_ADDRESS": autoscaling_cluster, "RAY_AUTH_MODE": "disabled"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    command = [sys.executable, "-c", ASK_THE_CLUSTER]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    mode, cpus_now, growth, refusal, status_shows_autoscaling = json.loads(done.stdout.splitlines()[-1])
+    assert (mode, cpus_now) == ("joined", 1.0)
+    assert growth == {"autoscales": True, "largest": [{"CPU": 1}, {"CPU": 4}, {"CPU": 4}, {"CPU": 4}]}
+    assert (
+        "asks for 4 x rollout with 4 CPU, but this autoscaling cluster can grow to at most 1 x node with 1 CPU"
+        in refusal
+    )
+    assert status_shows_autoscaling is True
+
+
+def test_a_ray_client_address_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(ValueError, match="ray job submit"):
+        connect()

@@ -1,0 +1,274 @@
+"""Fleet and leased calls: workers that are killed, fail, come late, and callers that die."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError
+
+from actors.cluster import ClusterInfo
+from actors.fleet import FleetError, FleetStats, start_fleet
+from actors.leasing import call_leased, call_leased_sync
+
+
+class Worker:
+    """An asynchronous worker that notes how many calls it serves at once, and in which order they came."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self.order: list[int] = []
+
+    async def ready(self) -> bool:
+        return True
+
+    async def work(self, number: int, seconds: float) -> int:
+        self.now += 1
+        self.peak = max(self.peak, self.now)
+        self.order.append(number)
+        await asyncio.sleep(seconds)
+        self.now -= 1
+        return os.getpid()
+
+    async def history(self) -> tuple[int, list[int]]:
+        return self.peak, self.order
+
+    async def refuse(self, value: str) -> None:
+        raise LookupError(f"no such prompt: {value}")
+
+    async def call_a_dead_actor(self) -> None:
+        raise ActorDiedError()
+
+    async def die(self) -> None:
+        os._exit(1)
+
+
+class FailingWorker:
+    def __init__(self, log: Path) -> None:
+        with log.open("a") as file:
+            file.write("x")
+        raise FileNotFoundError("models/nowhere/unet is missing")
+
+    def ready(self) -> bool:
+        return True
+
+
+class CrashingWorker:
+    def __init__(self, log: Path) -> None:
+        with log.open("a") as file:
+            file.write("x")
+        os._exit(1)
+
+    def ready(self) -> bool:
+        return True
+
+
+class LateWorker:
+    """The first to come is ready at once, the others when `directory` holds a file named go."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            (directory / "first").touch(exist_ok=False)
+        except FileExistsError:
+            wait_until((directory / "go").exists)
+
+    def ready(self) -> bool:
+        return True
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
+def stats(fleet: ActorHandle) -> FleetStats:
+    return ray.get(fleet.stats.remote())
+
+
+@pytest.fixture
+def start(ray_session: ClusterInfo) -> Iterator[Callable[..., ActorHandle]]:
+    """`start_fleet` of a name and workers that reserve no CPU; the fleets are shut down after the test."""
+    fleets = []
+
+    def start(actor_class: type, *args: Any, **settings: Any) -> ActorHandle:
+        fleets.append(start_fleet("crew", actor_class, actor_args=args, actor_options={"num_cpus": 0}, **settings))
+        return fleets[-1]
+
+    yield start
+    for fleet in fleets:
+        ray.get(fleet.shutdown.remote())
+        ray.kill(fleet)
+
+
+async def all_results(fleet: ActorHandle, count: int, seconds: float) -> list[int]:
+    calls = []
+    for number in range(count):
+        calls.append(asyncio.ensure_future(call_leased(fleet, "work", number, seconds)))
+        await asyncio.sleep(0.02)  # each is in the queue before the next
+    return await asyncio.gather(*calls)
+
+
+def test_leases_are_bounded_and_first_come_first_served(start):
+    fleet = start(Worker, calls_per_worker=2)
+    pids = asyncio.run(all_results(fleet, count=7, seconds=0.15))
+    peak, order = call_leased_sync(fleet, "history")
+    assert peak == 2
+    assert order == list(range(7))
+    assert len(set(pids)) == 1
+    wait_until(lambda: stats(fleet).leases == 0)
+
+
+def test_calls_go_to_the_least_busy_worker(start):
+    fleet = start(Worker, max_workers=2, calls_per_worker=2)
+    assert ray.get(fleet.wait_ready.remote(2, 60.0)) == 2
+    leases = [ray.get(fleet.lease.remote()) for _ in range(4)]
+    assert [lease.worker_id for lease in leases] == ["crew-0", "crew-1", "crew-0", "crew-1"]
+    fifth = fleet.lease.remote()
+    assert ray.wait([fifth], timeout=0.3)[0] == [], "no slot is left"
+    assert (stats(fleet).busy, stats(fleet).leases, stats(fleet).waiting) == (2, 4, 1)
+    ray.get(fleet.release.remote(leases[3].lease_id))
+    assert ray.get(fifth).worker_id == "crew-1"
+
+
+def test_a_call_comes_back_from_another_worker_when_its_own_is_killed(start):
+    fleet = start(Worker, max_workers=2)
+    ray.get(fleet.wait_ready.remote(2, 60.0))
+    lease = ray.get(fleet.lease.remote())  # holds the second worker back, so that the call goes to a known one
+    victim = ray.get(fleet.lease.remote())
+    pid = ray.get(victim.worker.work.remote(0, 0.0))
+    ray.get(fleet.release.remote(victim.lease_id))
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(call_leased_sync, fleet, "work", 1, 1.0)
+        wait_until(lambda: stats(fleet).leases == 2)
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+        ray.get(fleet.release.remote(lease.lease_id))
+        assert call.result(timeout=30) not in (pid, None)
+    assert ray.get(fleet.wait_ready.remote(2, 60.0)) == 2, "a new worker took the place of the lost one"
+    after = stats(fleet)
+    assert (after.lost, after.restarts, after.failed_starts) == (1, 1, 0)
+    assert after.last_error
+
+
+def test_the_death_of_an_idle_worker_is_noticed(start):
+    fleet = start(Worker, health_interval_s=0.2)
+    os.kill(call_leased_sync(fleet, "work", 0, 0.0), signal.SIGKILL)
+    wait_until(lambda: stats(fleet).lost == 1)
+    assert ray.get(fleet.wait_ready.remote(1, 60.0)) == 1
+
+
+def test_a_constructor_that_raises_ends_the_fleet_with_its_error(start, tmp_path):
+    log = tmp_path / "starts"
+    fleet = start(FailingWorker, log, max_start_failures=2)
+    with pytest.raises(FleetError, match=r"(?s)fleet crew failed to start .* 2 times .*models/nowhere/unet is missing"):
+        call_leased_sync(fleet, "ready")  # waits from before the failure
+    with pytest.raises(FleetError, match="models/nowhere/unet is missing"):
+        call_leased_sync(fleet, "ready")  # comes after it
+    with pytest.raises(FleetError, match="models/nowhere/unet is missing"):
+        ray.get(fleet.wait_ready.remote())
+    assert log.read_text() == "xx", "started twice and no more"
+
+
+def test_processes_that_crash_while_starting_end_the_fleet(start, tmp_path):
+    log = tmp_path / "starts"
+    fleet = start(CrashingWorker, log, max_start_failures=2)
+    with pytest.raises(FleetError, match="failed to start a worker 2 times in a row"):
+        call_leased_sync(fleet, "ready")
+    assert log.read_text() == "xx"
+
+
+def test_a_slow_worker_joins_late(start, tmp_path):
+    fleet = start(LateWorker, tmp_path, max_workers=2)
+    assert ray.get(fleet.wait_ready.remote()) == 1, "work starts with the minimum"
+    first = call_leased_sync(fleet, "pid")
+    assert (stats(fleet).ready, stats(fleet).pending) == (1, 1)
+    with pytest.raises(FleetError, match=r"1 of 2 workers ready after 0.2 s, 1 pending \(each asks for .*num_cpus"):
+        ray.get(fleet.wait_ready.remote(2, 0.2))
+    ray.get(fleet.lease.remote())  # the first worker is busy
+    (tmp_path / "go").touch()
+    assert call_leased_sync(fleet, "pid") != first
+
+
+def test_errors_of_the_method_reach_the_caller_and_cost_no_worker(start):
+    fleet = start(Worker)
+    with pytest.raises(LookupError, match="no such prompt: 🐈") as caught:
+        call_leased_sync(fleet, "refuse", "🐈")
+    assert type(caught.value) is LookupError, "not one of Ray's wrappers"
+    with pytest.raises(ActorDiedError):  # somebody else's death, not this worker's
+        call_leased_sync(fleet, "call_a_dead_actor")
+    after = stats(fleet)
+    assert (after.ready, after.lost, after.restarts) == (1, 0, 0)
+
+
+def test_a_call_that_kills_each_worker_gives_up(start):
+    fleet = start(Worker)
+    with pytest.raises(FleetError, match=r"die was lost 2 times, last on crew-1"):
+        call_leased_sync(fleet, "die", max_attempts=2)
+    wait_until(lambda: stats(fleet).lost == 2)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def lease_and_die(fleet: ActorHandle) -> None:
+    ray.get(fleet.lease.remote())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_lease_of_a_dead_caller_is_taken_back_and_that_of_a_living_one_is_not(start):
+    fleet = start(Worker, lease_ttl_s=0.6)
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(lease_and_die.remote(fleet))
+    call_leased_sync(fleet, "work", 1, 2.0)  # longer than the lease
+    after = stats(fleet)
+    assert after.expired_leases == 1
+    assert after.lost == 0
+
+
+def test_shutdown_refuses_those_who_wait(start):
+    fleet = start(Worker)
+    lease = ray.get(fleet.lease.remote())
+    waiting = fleet.lease.remote()
+    ray.get(fleet.shutdown.remote())
+    with pytest.raises(FleetError, match="fleet crew was shut down"):
+        ray.get(waiting)
+    with pytest.raises(ActorDiedError):
+        ray.get(lease.worker.ready.remote())
+
+
+class Mute:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("actor_class", "settings", "message"),
+    [
+        (Worker, {"min_workers": 3, "max_workers": 2}, "min_workers=3, max_workers=2"),
+        (Worker, {"min_workers": 0}, "1 <= min_workers"),
+        (Worker, {"calls_per_worker": 0}, "at least 1, not 0"),
+        (Mute, {}, r"Mute has no method ready\(\)"),
+    ],
+)
+def test_impossible_settings_are_refused(actor_class, settings, message):
+    with pytest.raises(ValueError, match=message):
+        start_fleet("crew", actor_class, **settings)
+
+
+def test_light_tasks_need_no_torch():
+    modules = "actors.leasing, actors.fleet, actors.weights, actors.cluster, actors.capacity"
+    code = f"import sys; import {modules}; print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    repository = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
