@@ -1,7 +1,8 @@
 """Fleet: an elastic set of worker actors, leased call by call.
 
-All `max_workers` actors are asked for at once: actors that wait for room are what makes an autoscaler add nodes. Work
-starts with the first worker that is ready, late ones join, lost ones are replaced, nothing waits for a fixed number.
+The minimum of workers is asked for at once and the rest by `grow`, when every role of the run has its place: on a cluster
+of fixed size they would else take the learner's. Actors that wait for room are what makes an autoscaler add nodes.
+Work starts with the first worker that is ready, late ones join, lost ones are replaced, nothing waits for a fixed number.
 """
 
 import asyncio
@@ -119,6 +120,7 @@ class Fleet:
         self._background: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._failure: str | None = None
+        self._asked_for = 0
 
         self._failures_in_a_row = 0
         self._crashes_in_a_row = 0
@@ -126,10 +128,18 @@ class Fleet:
         self._last_error = ""
 
     async def start(self) -> None:
-        """Ask for all workers; called once, by `start_fleet`."""
-        for _ in range(self._max_workers):
+        """Ask for the minimum of workers; called once, by `start_fleet`."""
+        for _ in range(self._min_workers):
             self._start_worker()
+        self._asked_for = self._min_workers
         self._in_background(self._expire_leases())
+
+    async def grow(self) -> None:
+        """Ask for all workers up to the maximum; of no effect on a fleet that has grown, or has ended."""
+        if self._failure is None:
+            for _ in range(self._max_workers - self._asked_for):
+                self._start_worker()
+            self._asked_for = self._max_workers
 
     # Leases
 
@@ -367,7 +377,7 @@ def start_fleet(
     health_interval_s: float = 10.0,
     max_start_failures: int = 3,
 ) -> "ActorHandle[Any]":
-    """Start a Fleet beside the driver and ask for its workers; return at once, without waiting for any of them.
+    """Start a Fleet beside the driver and ask for its minimum of workers; return without waiting for any of them.
 
     Args:
         name: for error messages and worker ids.
@@ -375,7 +385,7 @@ def start_fleet(
         actor_args: arguments of its constructor.
         actor_options: Ray options of each worker: num_cpus, num_gpus, max_concurrency, runtime_env, ...
         min_workers: what `wait_ready` waits for by default.
-        max_workers: workers asked for.
+        max_workers: workers asked for once `grow` is called.
         calls_per_worker: leases in force at once on one worker. More than one overlaps calls where the class is
             asynchronous, or has a max_concurrency above it.
         lease_ttl_s: a lease that its holder does not renew for so long is taken back, seconds.

@@ -47,6 +47,8 @@ def train_loop(config: TrainLoopConfig) -> None:
     leads = ray.train.get_context().get_world_rank() == 0
     if leads:
         ray.get(config.journal.begin.remote(first))
+        # Now that the learner has its place, workers beyond the minimum may take what is left.
+        ray.get([fleet.grow.remote() for fleet in (config.reward_fleet, config.rollout_fleet)])
     for iteration in range(first, settings.iterations):
         if leads:
             _publish(config, learner, iteration)

@@ -106,6 +106,7 @@ def start(ray_session: ClusterInfo) -> Iterator[Callable[..., ActorHandle]]:
 
     def start(actor_class: type, *args: Any, **settings: Any) -> ActorHandle:
         fleets.append(start_fleet("crew", actor_class, actor_args=args, actor_options={"num_cpus": 0}, **settings))
+        ray.get(fleets[-1].grow.remote())
         return fleets[-1]
 
     yield start
@@ -189,6 +190,17 @@ def test_processes_that_crash_while_starting_end_the_fleet(start, tmp_path):
     with pytest.raises(FleetError, match="failed to start a worker 2 times in a row"):
         call_leased_sync(fleet, "ready")
     assert log.read_text() == "xx"
+
+
+def test_workers_beyond_the_minimum_wait_for_grow(ray_session):
+    fleet = start_fleet("crew", Worker, actor_options={"num_cpus": 0}, max_workers=3)
+    assert ray.get(fleet.wait_ready.remote(1, 60.0)) == 1
+    assert (stats(fleet).ready, stats(fleet).pending) == (1, 0)
+    ray.get([fleet.grow.remote(), fleet.grow.remote()])  # the second changes nothing
+    assert ray.get(fleet.wait_ready.remote(3, 60.0)) == 3
+    assert stats(fleet).pending == 0
+    ray.get(fleet.shutdown.remote())
+    ray.kill(fleet)
 
 
 def test_a_slow_worker_joins_late(start, tmp_path):
