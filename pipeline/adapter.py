@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from numpy.typing import NDArray
 from peft.utils import get_peft_model_state_dict
 
@@ -48,12 +47,12 @@ def export_adapter(policy: Policy, directory: Path, model_card: str) -> None:
     """
     temporary = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
+    # Names stay peft's. diffusers has its own (to_q.lora.down) for attention alone, and its loader, which judges a file
+    # by its first name, silently drops the attention layers of a file that mixes both.
     weights = get_peft_model_state_dict(policy.unet, adapter_name=ADAPTER_NAME)
     StableDiffusionPipeline.save_lora_weights(
         temporary,
-        unet_lora_layers={
-            name: value.detach().cpu() for name, value in convert_state_dict_to_diffusers(weights).items()
-        },
+        unet_lora_layers={name: value.detach().cpu() for name, value in weights.items()},
         safe_serialization=True,
         unet_lora_adapter_metadata=policy.unet.peft_config[ADAPTER_NAME].to_dict(),
     )
