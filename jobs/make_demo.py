@@ -2,8 +2,8 @@
 
     python -m jobs.make_demo --output models --work runs/make_demo
 
-A run that was interrupted continues where it stopped; finished stages are skipped. After the autoencoder, the judge
-and the reward train in a second process beside the denoiser.
+A run that was interrupted continues where it stopped; finished stages are skipped. After the autoencoder, the
+judge, the reward and the refined decoder train in a second process beside the denoiser.
 """
 
 import argparse
@@ -15,9 +15,26 @@ from pathlib import Path
 
 import torch
 
-from pipeline.demo.stages import Workshop, make_clip, make_decoder, make_denoiser, make_judge, make_vae, measure
+from pipeline.demo.stages import (
+    Workshop,
+    assemble,
+    make_clip,
+    make_decoder,
+    make_denoiser,
+    make_judge,
+    make_vae,
+    measure,
+)
 
-STAGES = {"vae": make_vae, "decoder": make_decoder, "judge": make_judge, "clip": make_clip, "denoiser": make_denoiser, "measure": measure}
+STAGES = {
+    "vae": make_vae,
+    "judge": make_judge,
+    "clip": make_clip,
+    "decoder": make_decoder,
+    "denoiser": make_denoiser,
+    "assemble": assemble,
+    "measure": measure,
+}
 SIDE_STAGES = ("judge", "clip", "decoder")
 
 
@@ -74,8 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         if process is not None and process.poll() is None:
             process.terminate()
-    if "measure" in options.stages:
-        measure(workshop)
+    for stage in ("assemble", "measure"):
+        if stage in options.stages:
+            STAGES[stage](workshop)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,131 @@
+"""Training of the demo: what the losses and helpers compute, and that a killed run continues to the same weights."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.demo.captions import describe, leave_open
+from pipeline.demo.degrade import blur
+from pipeline.demo.grammar import UNSTATED, parse_prompt
+from pipeline.demo.renderer import draw_scenes, random_attributes
+from pipeline.demo.train_clip import (
+    change_one_attribute,
+    is_right,
+    masked_contrastive_loss,
+    swap_binding,
+    swap_objects,
+)
+from pipeline.demo.train_denoiser import snr_weights
+from pipeline.demo.training import LoopConfig, train
+
+ROOT = Path(__file__).parents[1]
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def noisy_square_loss(model: nn.Module, step: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    inputs = torch.randn(8, 3, generator=step)
+    return (model(inputs) - inputs.sum(1, keepdim=True)).square().mean(), {}
+
+
+def test_a_continued_loop_ends_with_the_same_weights(tmp_path: Path) -> None:
+    def run(checkpoint: Path, stop_at: int | None) -> nn.Module:
+        def stop(step: int, model: nn.Module) -> None:
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        torch.manual_seed(0)
+        config = LoopConfig(steps=20, learning_rate=0.1, seed=5, warmup_steps=3, checkpoint_every=5)
+        return train("test", nn.Linear(3, 1), noisy_square_loss, config, checkpoint, stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a.pt", stop_at=10)
+    continued, whole = run(tmp_path / "a.pt", None), run(tmp_path / "b.pt", None)
+    for one, other in zip(continued.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_one_attribute_changes_and_is_no_longer_right() -> None:
+    rows = random_attributes(300, 0.3, generator())
+    changed = change_one_attribute(rows, generator())
+    assert ((changed != rows).sum(dim=1) == 1).all()
+    assert not is_right(rows, changed).diagonal().any()
+    assert is_right(rows, rows).diagonal().all()
+
+
+def test_exchanges_keep_singles_and_undo_themselves() -> None:
+    rows = random_attributes(300, 0.3, generator())
+    for exchange in (swap_objects, swap_binding):
+        assert torch.equal(exchange(exchange(rows)), rows)
+        assert torch.equal(exchange(rows)[rows[:, 0] == 0], rows[rows[:, 0] == 0])
+
+
+def test_descriptions_state_what_is_left_and_nothing_else() -> None:
+    stated = leave_open(random_attributes(200, 0.3, generator()), generator())
+    assert (stated == UNSTATED).any()
+    texts = describe(stated, generator())
+    assert [parse_prompt(text).attributes() for text in texts] == [tuple(row) for row in stated.tolist()]
+
+
+def test_contrastive_loss_leaves_other_right_pairs_out() -> None:
+    similarity = torch.tensor([[2.0, 9.0], [0.0, 1.0]])
+    right = torch.tensor([[True, True], [False, True]])
+    loss, accuracy = masked_contrastive_loss(similarity, right)
+    rows = -torch.log_softmax(torch.tensor([0.0, 1.0]), 0)[1] / 2  # the first row has no negative left
+    columns = -torch.log_softmax(torch.tensor([2.0, 0.0]), 0)[0] / 2  # nor has the second column
+    assert torch.isclose(loss, 0.5 * (rows + columns)) and accuracy == 1
+
+
+def test_blur_keeps_flat_images_and_spreads_a_point() -> None:
+    flat = torch.full((2, 3, 64, 64), 0.3)
+    assert torch.allclose(blur(flat, torch.tensor([0.0, 2.0])), flat, atol=1e-6)
+    point = torch.zeros(1, 3, 64, 64)
+    point[..., 32, 32] = 1
+    spread = blur(point, torch.tensor([1.5]))
+    distance = (torch.arange(64.0) - 32) ** 2
+    assert spread.sum().item() == pytest.approx(3, rel=1e-4)
+    assert (spread[0, 0].sum(0) * distance).sum().item() == pytest.approx(1.5**2, rel=0.02)
+
+
+def test_snr_weights_follow_min_snr() -> None:
+    alphas_cumprod = torch.tensor([0.99, 0.5, 0.1])
+    assert torch.allclose(snr_weights(alphas_cumprod), torch.tensor([5 / 99, 1.0, 1.0]))
+
+
+def test_drawn_images_are_what_training_sees() -> None:
+    images = draw_scenes(random_attributes(4, 0.5, generator()), generator())
+    assert images.shape == (4, 3, 64, 64) and images.min() >= 0 and images.max() <= 1
+
+
+def make_demo(folder: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "jobs.make_demo", "--output", str(folder / "models"), "--work", str(folder / "work")),
+        *("--scale", "0.002", "--processes", "1", "--threads", "1", "--device", "cpu"),
+    ]
+
+
+def test_make_demo_killed_continues_to_a_whole_set_of_models(tmp_path: Path) -> None:
+    process = subprocess.Popen(make_demo(tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "work" / "vae.pt").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    second = subprocess.run(make_demo(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stderr
+    assert "[vae] continuing at step" in second.stdout
+    models = tmp_path / "models"
+    assert load_file(models / "demo" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert "Measured quality" in (models / "demo-clip" / "README.md").read_text()
+    assert (models / "demo" / "samples.png").stat().st_size > 0
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".new", ".old"))]
