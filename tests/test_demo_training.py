@@ -23,7 +23,7 @@ from pipeline.demo.train_clip import (
     swap_objects,
 )
 from pipeline.demo.train_denoiser import snr_weights
-from pipeline.demo.training import LoopConfig, train
+from pipeline.demo.training import LoopConfig, backward_in_threads, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,9 +32,23 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def noisy_square_loss(model: nn.Module, step: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+def learn_the_sum(model: nn.Module, step: torch.Generator) -> tuple[Tensor, dict[str, float]]:
     inputs = torch.randn(8, 3, generator=step)
-    return (model(inputs) - inputs.sum(1, keepdim=True)).square().mean(), {}
+    loss = (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+    loss.backward()
+    return loss.detach(), {}
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_sharing_a_batch_among_threads_changes_no_gradient(shards: int) -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(5, 2), torch.randn(10, 5)
+    expected = model(inputs).square().mean()
+    gradients = torch.autograd.grad(expected, list(model.parameters()))
+    loss = backward_in_threads(model, lambda part: model(inputs[part]).square().mean(), 10, shards)
+    assert torch.isclose(loss, expected)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert parameter.grad is not None and torch.allclose(parameter.grad, gradient, atol=1e-6)
 
 
 def test_a_continued_loop_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -45,7 +59,7 @@ def test_a_continued_loop_ends_with_the_same_weights(tmp_path: Path) -> None:
 
         torch.manual_seed(0)
         config = LoopConfig(steps=20, learning_rate=0.1, seed=5, warmup_steps=3, checkpoint_every=5)
-        return train("test", nn.Linear(3, 1), noisy_square_loss, config, checkpoint, stop)
+        return train("test", nn.Linear(3, 1), learn_the_sum, config, checkpoint, stop)
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "a.pt", stop_at=10)

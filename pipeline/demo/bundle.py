@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
-from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -18,6 +17,7 @@ from pipeline.demo.judge import CONFIG_FILE, WEIGHTS_FILE, JudgeModel
 from pipeline.demo.renderer import IMAGE_SIZE
 from pipeline.demo.train_clip import IMAGE_MEAN, IMAGE_STD
 from pipeline.demo.train_denoiser import ConditionedDenoiser
+from pipeline.demo.training import Model
 
 
 def replace_directory(target: Path, write: Callable[[Path], None]) -> None:
@@ -37,9 +37,10 @@ def replace_directory(target: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def half_on_cpu(module: nn.Module) -> nn.Module:
+def half_on_cpu(module: Model) -> Model:
     """A float16 copy on the CPU in the ordinary memory format; the module itself stays as it is."""
-    return copy.deepcopy(module).to("cpu", torch.float16, memory_format=torch.contiguous_format)
+    half: Model = copy.deepcopy(module).to("cpu", torch.float16)
+    return half.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks it
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

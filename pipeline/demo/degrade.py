@@ -1,5 +1,7 @@
 """Random degradations of scene images: blurry, noisy and undecided pictures, as early x0 predictions are."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,9 +22,12 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     return flat.reshape(batch, channels, height, width)
 
 
-def random_rows(count: int, share: float, generator: torch.Generator) -> Tensor:
-    """The indices of a random subset of ``count`` rows, each in it with probability ``share``."""
-    return (torch.rand(count, generator=generator) < share).nonzero(as_tuple=True)[0]
+def on_some(images: Tensor, share: float, generator: torch.Generator, degrade: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply ``degrade`` to a random subset of a batch, each image in it with probability ``share``."""
+    rows = (torch.rand(len(images), generator=generator) < share).nonzero(as_tuple=True)[0].to(images.device)
+    if len(rows) == 0:
+        return images
+    return images.index_copy(0, rows, degrade(images[rows]))
 
 
 def add_noise(images: Tensor, largest: float, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from pipeline.demo.bundle import half_on_cpu, replace_directory, save_clip, save_judge, save_pipeline
@@ -25,7 +24,7 @@ from pipeline.demo.quality import (
     vae_quality,
 )
 from pipeline.demo.tokenizer import build_tokenizer
-from pipeline.demo.train_clip import FAMILY, train_clip
+from pipeline.demo.train_clip import FAMILY, ContrastiveTrainee, train_clip
 from pipeline.demo.train_denoiser import ConditionedDenoiser, train_denoiser
 from pipeline.demo.train_judge import train_judge
 from pipeline.demo.train_vae import refine_decoder, train_vae
@@ -38,6 +37,7 @@ CLIP_LOOP = LoopConfig(steps=3000, learning_rate=1e-3, seed=202, ema_decay=0.995
 DENOISER_LOOP = LoopConfig(steps=6500, learning_rate=1e-3, seed=303, ema_decay=0.998, checkpoint_every=500)
 VAE_BATCH, JUDGE_BATCH, CLIP_BATCH, DENOISER_BATCH = 16, 64, 96, 64
 DENOISER_SCENES = 40_000
+DENOISER_SHARDS = 2
 MEASURED_PROMPTS, MEASURED_SCENES, GRID_PROMPTS = 384, 1024, 64
 TRAINED = ("vae", "decoder", "judge", "clip", "denoiser")
 
@@ -110,7 +110,7 @@ def make_judge(workshop: Workshop) -> None:
 def make_clip(workshop: Workshop) -> None:
     """Stage 3: the preference reward."""
 
-    def save(step: int, trainee: nn.Module) -> None:
+    def save(step: int, trainee: ContrastiveTrainee) -> None:
         save_clip(workshop.output / "demo-clip", trainee.clip, workshop.tokenizer)
 
     clip = train_clip(
@@ -127,13 +127,13 @@ def make_clip(workshop: Workshop) -> None:
 def make_denoiser(workshop: Workshop) -> None:
     """Stage 4: the text encoder and the denoiser, saved together with the autoencoder as a pipeline."""
 
-    def save(step: int, denoiser: nn.Module) -> None:
-        assert isinstance(denoiser, ConditionedDenoiser)
+    def save(step: int, denoiser: ConditionedDenoiser) -> None:
         save_pipeline(workshop.output / "demo", workshop.vae, denoiser, workshop.tokenizer)
 
     denoiser = train_denoiser(
         workshop.loop(DENOISER_LOOP),
         workshop.batch(DENOISER_BATCH),
+        DENOISER_SHARDS if workshop.device.type == "cpu" else 1,
         max(64, round(DENOISER_SCENES * workshop.scale)),
         workshop.vae,
         workshop.tokenizer,
@@ -165,6 +165,7 @@ def measure(workshop: Workshop) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(output / "demo", torch_dtype=torch.float32)
     clip = CLIPModel.from_pretrained(output / "demo-clip", dtype=torch.float32).eval()
     judge = JudgeModel.from_pretrained(output / "demo-judge")
+    grid_prompts = held_out_prompts(max(8, round(GRID_PROMPTS * min(1.0, workshop.scale))), seed=1)
     report = {
         "guidance_scale": GUIDANCE_SCALE,
         "sampling_steps": SAMPLING_STEPS,
@@ -177,8 +178,8 @@ def measure(workshop: Workshop) -> None:
         "judge": judge_quality(judge, pipeline.vae, scenes),
         "seconds": {name: finished_seconds(workshop.work / f"{name}.pt") for name in TRAINED},
         "hardware": hardware(workshop.device),
-        "grid_prompts": held_out_prompts(GRID_PROMPTS, seed=1),
+        "grid_prompts": grid_prompts,
     }
-    samples = sample_images(pipeline, report["grid_prompts"], GUIDANCE_SCALE, seed=1)
+    samples = sample_images(pipeline, grid_prompts, GUIDANCE_SCALE, seed=1)
     write_cards(output, report, samples)
     print(json.dumps({name: report[name] for name in ("base", "vae", "clip", "judge")}, indent=2), flush=True)

@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from pipeline.demo import architectures
 from pipeline.demo.captions import describe, leave_open
-from pipeline.demo.degrade import add_coarse_noise, add_noise, blend_with_others, blur, jitter_colours, random_rows
+from pipeline.demo.degrade import add_coarse_noise, add_noise, blend_with_others, blur, jitter_colours, on_some
 from pipeline.demo.grammar import ATTRIBUTE_VALUES, UNSTATED
 from pipeline.demo.renderer import draw_scenes, random_attributes
 from pipeline.demo.train_judge import classification_loss
@@ -103,14 +103,12 @@ def is_right(captions: Tensor, images: Tensor) -> Tensor:
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """What x0 predictions look like: blurred, blended with other scenes, noisy, in slightly shifted colours."""
-    rows = random_rows(len(images), 0.3, generator)
-    images[rows] = blend_with_others(images[rows], 0.3, generator)
-    rows = random_rows(len(images), 0.5, generator)
-    images[rows] = blur(images[rows], 3.0 * torch.rand(len(rows), generator=generator) ** 2)
-    rows = random_rows(len(images), 0.3, generator)
-    images[rows] = add_coarse_noise(images[rows], 0.15, generator)
-    rows = random_rows(len(images), 0.3, generator)
-    images[rows] = add_noise(images[rows], 0.12, generator)
+    images = on_some(images, 0.3, generator, lambda some: blend_with_others(some, 0.3, generator))
+    images = on_some(
+        images, 0.5, generator, lambda some: blur(some, 3.0 * torch.rand(len(some), generator=generator) ** 2)
+    )
+    images = on_some(images, 0.3, generator, lambda some: add_coarse_noise(some, 0.15, generator))
+    images = on_some(images, 0.3, generator, lambda some: add_noise(some, 0.12, generator))
     return jitter_colours(images, 0.05, generator).clamp(0, 1)
 
 
@@ -135,7 +133,7 @@ def train_clip(
     tokenizer: CLIPTokenizer,
     device: torch.device,
     checkpoint: Path,
-    on_checkpoint: Callable[[int, nn.Module], None] | None = None,
+    on_checkpoint: Callable[[int, ContrastiveTrainee], None] | None = None,
 ) -> CLIPModel:
     """Train the reward; ``batch_size`` counts images and is a multiple of ``FAMILY``."""
     torch.manual_seed(config.seed)
@@ -143,7 +141,7 @@ def train_clip(
     # Twice as fast as fused attention for so few and narrow heads, in bfloat16 on a CPU.
     trainee.clip.set_attn_implementation("eager")
 
-    def loss_function(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def gradient_function(model: ContrastiveTrainee, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = family_of(random_attributes(batch_size // FAMILY, 0.3, generator), generator)
         stated = leave_open(rows, generator)
         tokens = tokenizer(describe(stated, generator), padding=True, return_tensors="pt").to(device)
@@ -155,6 +153,8 @@ def train_clip(
         contrastive, accuracy = masked_contrastive_loss(similarity, is_right(stated, rows).T.to(device))
         reading = classification_loss(read, rows.to(device))
         numbers = {"accuracy": accuracy, "contrastive": contrastive.item(), "reading": reading.item()}
-        return contrastive + READING_WEIGHT * reading, numbers
+        loss = contrastive + READING_WEIGHT * reading
+        loss.backward()
+        return loss.detach(), numbers
 
-    return train("clip", trainee, loss_function, config, checkpoint, on_checkpoint).clip
+    return train("clip", trainee, gradient_function, config, checkpoint, on_checkpoint).clip

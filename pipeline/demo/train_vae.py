@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.demo import architectures
@@ -35,13 +35,13 @@ def train_vae(
     batch_size: int,
     device: torch.device,
     checkpoint: Path,
-    on_checkpoint: Callable[[int, nn.Module], None] | None = None,
+    on_checkpoint: Callable[[int, AutoencoderKL], None] | None = None,
 ) -> AutoencoderKL:
     """Train the autoencoder on random scenes in [-1, 1] and set its scaling factor from data."""
     torch.manual_seed(config.seed)
     vae = AutoencoderKL.from_config(architectures.VAE).to(device, memory_format=torch.channels_last)
 
-    def loss_function(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def gradient_function(model: AutoencoderKL, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = draw_scenes(random_attributes(batch_size, 0.25, generator), generator)
         images = (scenes * 2 - 1).to(device, memory_format=torch.channels_last)
         noise = torch.randn(batch_size, architectures.LATENT_CHANNELS, 8, 8, generator=generator).to(device)
@@ -51,9 +51,11 @@ def train_vae(
         divergence = posterior.kl().mean() / noise[0].numel()
         error = F.mse_loss(output.detach(), images) / 4
         numbers = {"psnr": -10 * error.log10().item(), "kl": divergence.item(), "std": posterior.std.mean().item()}
-        return reconstruction + KL_WEIGHT * divergence, numbers
+        loss = reconstruction + KL_WEIGHT * divergence
+        loss.backward()
+        return loss.detach(), numbers
 
-    vae = train("vae", vae, loss_function, config, checkpoint, on_checkpoint)
+    vae = train("vae", vae, gradient_function, config, checkpoint, on_checkpoint)
     vae.register_to_config(scaling_factor=measure_scaling_factor(vae, device))
     return vae
 
@@ -65,7 +67,7 @@ def refine_decoder(config: LoopConfig, batch_size: int, vae: AutoencoderKL, chec
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
 
-    def loss_function(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def gradient_function(model: AutoencoderKL, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = draw_scenes(random_attributes(batch_size, 0.25, generator), generator)
         images = (scenes * 2 - 1).to(vae.device, memory_format=torch.channels_last)
         with torch.no_grad():
@@ -73,11 +75,11 @@ def refine_decoder(config: LoopConfig, batch_size: int, vae: AutoencoderKL, chec
             noise = torch.randn(posterior.mean.shape, generator=generator).to(vae.device)
         output = model.decode(posterior.mean + posterior.std * noise).sample
         error = F.mse_loss(output.detach(), images) / 4
-        return reconstruction_loss(output, images), {"psnr": -10 * error.log10().item()}
+        loss = reconstruction_loss(output, images)
+        loss.backward()
+        return loss.detach(), {"psnr": -10 * error.log10().item()}
 
-    refined = train("decoder", vae, loss_function, config, checkpoint)
-    assert isinstance(refined, AutoencoderKL)
-    return refined
+    return train("decoder", vae, gradient_function, config, checkpoint)
 
 
 @torch.no_grad()

@@ -1,17 +1,21 @@
 """A training loop that survives being killed: atomic checkpoints, and randomness that depends on (seed, step) alone."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-LossFunction = Callable[[nn.Module, torch.Generator], tuple[Tensor, dict[str, float]]]
+Model = TypeVar("Model", bound=nn.Module)
+GradientFunction = Callable[[Model, torch.Generator], tuple[Tensor, dict[str, float]]]
+"""(model, generator of this step) -> (loss, numbers to report); leaves the loss's gradient in the parameters."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,26 @@ def _rate(step: int, config: LoopConfig) -> float:
     return warm * (config.final_rate + (1 - config.final_rate) * cosine)
 
 
+def backward_in_threads(model: nn.Module, loss_of: Callable[[slice], Tensor], batch_size: int, shards: int) -> Tensor:
+    """Share a batch among threads: the mean of ``loss_of`` over equal slices, its gradient left in the parameters.
+
+    Small networks use two cores better this way than by threads within each operation.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    bounds = [batch_size * shard // shards for shard in range(shards + 1)]
+    slices = [slice(start, end) for start, end in itertools.pairwise(bounds)]
+
+    def run(part: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+        loss = loss_of(part) * ((part.stop - part.start) / batch_size)
+        return loss.detach(), torch.autograd.grad(loss, parameters, materialize_grads=True)
+
+    with ThreadPoolExecutor(shards) as threads:
+        results = list(threads.map(run, slices))
+    for parameter, *gradients in zip(parameters, *(gradient for _, gradient in results), strict=True):
+        parameter.grad = torch.stack(gradients).sum(dim=0)
+    return torch.stack([loss for loss, _ in results]).sum()
+
+
 def finished_seconds(checkpoint: Path) -> float:
     """The seconds all runs of a stage spent on it, as its last checkpoint says."""
     return float(torch.load(checkpoint, map_location="cpu", weights_only=True)["seconds"])
@@ -79,16 +103,16 @@ def finished_seconds(checkpoint: Path) -> float:
 
 def train(
     label: str,
-    model: nn.Module,
-    loss_function: LossFunction,
+    model: Model,
+    gradient_function: GradientFunction[Model],
     config: LoopConfig,
     checkpoint: Path,
-    on_checkpoint: Callable[[int, nn.Module], None] | None = None,
-) -> nn.Module:
+    on_checkpoint: Callable[[int, Model], None] | None = None,
+) -> Model:
     """Train ``model``, continuing from ``checkpoint`` if it exists; return the exponential average of its weights.
 
     Args:
-        loss_function: (model, generator of this step) -> (scalar loss, numbers to report).
+        gradient_function: computes the loss of one step and its gradient, see ``GradientFunction``.
         on_checkpoint: called with (step, averaged model) after every checkpoint was written.
     """
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -107,9 +131,8 @@ def train(
     for step in range(first_step, config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _rate(step, config)
-        loss, numbers = loss_function(model, step_generator(config.seed, step))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, numbers = gradient_function(model, step_generator(config.seed, step))
         norm = nn.utils.clip_grad_norm_(trained, config.gradient_clip, error_if_nonfinite=True)
         optimizer.step()
         averaged.update_parameters(model)
@@ -121,5 +144,5 @@ def train(
             state |= {"optimizer": optimizer.state_dict(), "step": done}
             save_atomically({**state, "seconds": seconds + progress.elapsed()}, checkpoint)
             if on_checkpoint is not None:
-                on_checkpoint(done, averaged.module)
-    return averaged.module.eval()
+                on_checkpoint(done, cast(Model, averaged.module))
+    return cast(Model, averaged.module.eval())
