@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import Result
+from ray.exceptions import RayError
+from ray.train import Result, TrainingFailedError
 
 from actors.crew import Crew, start_crew
 from actors.evaluation import Evaluation, evaluate
+from actors.failure import explain_failure
 from actors.training import train
 from actors.weights import load_weights
 from pipeline.adapter import export_adapter, load_flat_adapter
@@ -34,7 +36,7 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
 
     Raises:
         ValueError: a cluster that can never hold the run.
-        FleetError, ray.train.TrainingFailedError: an actor failed; the message holds the reason.
+        RunFailedError: an actor, a reward or the learner failed; the message is the reason.
     """
     started = time.monotonic()
     crew = start_crew(settings, run_directory)
@@ -56,6 +58,8 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
         }
         write_json(run_directory / "summary.json", summary)
         return summary
+    except (RayError, TrainingFailedError, RuntimeError) as error:
+        raise explain_failure(error, crew.journal) from error
     finally:
         crew.dismiss()
 

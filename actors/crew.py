@@ -13,7 +13,6 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutWorker
 from actors.weights import start_weight_store
 from pipeline.config import PoolSettings, RunSettings
-from pipeline.preflight import reward_scale
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
     rollouts = _start_pool(
         "rollout",
         RolloutWorker,
-        (settings, rewards, reward_scale(settings.reward)),
+        (settings, rewards),
         settings.rollout,
         calls_per_worker=settings.rollout.batches_in_flight,
     )

@@ -24,6 +24,7 @@ class RolloutTask:
     prompts: list[str]
     rollout_fleet: Any
     store: Any
+    journal: Any
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """A block holding one batch number, {"id": [n]} -> that batch's records."""
@@ -38,10 +39,16 @@ class RolloutTask:
             rollout.batch_size,
             rollout.trajectories // rollout.batch_size,
         )
-        return call_leased_sync(self.rollout_fleet, "collect", batch, ticket)
+        try:
+            return call_leased_sync(self.rollout_fleet, "collect", batch, ticket)
+        except Exception as error:
+            ray.get(self.journal.note_failure.remote(f"{type(error).__name__}: {error}"))
+            raise
 
 
-def rollout_dataset(settings: RunSettings, prompts: list[str], rollout_fleet: Any, store: Any) -> ray.data.Dataset:
+def rollout_dataset(
+    settings: RunSettings, prompts: list[str], rollout_fleet: Any, store: Any, journal: Any
+) -> ray.data.Dataset:
     """The lazy plan; each execution makes the records of the iteration that the weight store has begun.
 
     The models live in the fleet's actors, outside Ray Data, because Ray Data rebuilds its own actor pools at every
@@ -59,7 +66,7 @@ def rollout_dataset(settings: RunSettings, prompts: list[str], rollout_fleet: An
     # A task only waits for its worker; the fleet's leases bound the work.
     return ray.data.range(batches, override_num_blocks=batches).map_batches(
         _roll_out,
-        fn_kwargs={"task": RolloutTask(settings, prompts, rollout_fleet, store)},
+        fn_kwargs={"task": RolloutTask(settings, prompts, rollout_fleet, store, journal)},
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,

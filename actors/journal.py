@@ -1,7 +1,13 @@
-"""Journal: the one writer of a run folder's metrics, records and sample grids, beside the driver."""
+"""Journal: the one writer of a run folder's metrics, records and sample grids, beside the driver.
+
+Whoever holds a handle of an actor imports the module of its class. Ray Data's tasks do and need neither torch nor
+diffusers, which the libraries for pictures and events import, so nothing at the top of this module imports those.
+"""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +15,12 @@ import ray
 from numpy.typing import NDArray
 from PIL import Image
 from ray.actor import ActorHandle
-from tensorboardX import SummaryWriter
 
 from actors.cluster import beside_the_driver
-from pipeline.images import image_grid, save_png
-from pipeline.records import save_records
 from pipeline.run_folder import MetricsFile
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 class Journal:
@@ -25,10 +31,13 @@ class Journal:
         self.directory = Path(run_directory)
         self.metrics = MetricsFile(self.directory / "metrics.jsonl")
         self._history: list[dict[str, Any]] = []
+        self._failures: list[str] = []
         self._tensorboard: SummaryWriter | None = None
 
     def begin(self, iteration: int) -> None:
         """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them."""
+        from tensorboardX import SummaryWriter
+
         self._history = self.metrics.keep_before(iteration)
         self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=iteration)
 
@@ -45,12 +54,24 @@ class Journal:
         """Metrics of `iteration` and later, for the driver's progress line."""
         return [metrics for metrics in self._history if metrics["iteration"] >= iteration]
 
+    def note_failure(self, reason: str) -> None:
+        """Keep the reason why a rollout failed, for the driver's report."""
+        self._failures.append(reason)
+
+    def noted_failures(self) -> list[str]:
+        """What `note_failure` was told, oldest first."""
+        return self._failures
+
     def save_records(self, iteration: int, worker: int, table: pa.Table) -> None:
         """Keep one learner worker's share of an iteration's records as Parquet."""
+        from pipeline.records import save_records
+
         save_records(table, self.directory / "records" / f"iteration_{iteration:06d}_worker_{worker:03d}.parquet")
 
     def save_grid(self, iteration: int, images: NDArray[np.uint8]) -> None:
         """Write the sample grid of the policy that begins `iteration`, from (B, H, W, 3) uint8."""
+        from pipeline.images import image_grid, save_png
+
         columns = int(np.ceil(np.sqrt(len(images))))
         save_png(
             image_grid([Image.fromarray(image) for image in images], columns),
@@ -58,7 +79,7 @@ class Journal:
         )
 
 
-def start_journal(run_directory: Path) -> "ActorHandle[Any]":
+def start_journal(run_directory: Path) -> ActorHandle[Any]:
     """Start a Journal on the driver's node, where the run folder is."""
     return ray.remote(Journal).options(**beside_the_driver()).remote(str(run_directory))
 

@@ -3,7 +3,6 @@
 import asyncio
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,12 @@ import torch
 import torch.distributed as dist
 
 from actors.imaging import draw_images
+from actors.training import TrainLoopConfig
 from actors.weights import checksum_of
 from pipeline.adapter import flatten_adapter
 from pipeline.checkpoint import Position, load_checkpoint, save_checkpoint
-from pipeline.config import RunSettings
 from pipeline.learning import Learner
 from pipeline.policy import Policy
-
-
-@dataclass(frozen=True)
-class TrainLoopConfig:
-    """What every learner worker is told: the settings, and the actors it talks to."""
-
-    settings: RunSettings
-    sample_prompts: list[str]
-    store: Any
-    journal: Any
-    rollout_fleet: Any
-    reward_fleet: Any
 
 
 def train_loop(config: TrainLoopConfig) -> None:
@@ -70,7 +57,7 @@ def _iterate(config: TrainLoopConfig, learner: Learner, iteration: int) -> dict[
     if config.settings.records.save:
         rank = ray.train.get_context().get_world_rank()
         ray.get(config.journal.save_records.remote(iteration, rank, table))
-    adapter_hash = _common_hash(learner)
+    adapter_hash = common_hash(learner)
     finished = time.monotonic()
     return {
         "iteration": iteration,
@@ -110,7 +97,7 @@ def _publish(config: TrainLoopConfig, learner: Learner, version: int) -> None:
         ray.get(config.journal.save_grid.remote(version, images))
 
 
-def _common_hash(learner: Learner) -> str:
+def common_hash(learner: Learner) -> str:
     """SHA-256 of the adapter, which all workers must share.
 
     Raises:

@@ -1,17 +1,21 @@
-"""RewardActor: holds the decoder and the reward models; scores latents, returns gradients, decodes images."""
+"""RewardActor: holds the decoder and the reward models; scores latents, returns gradients, decodes images.
+
+Whoever holds a handle of an actor imports the module of its class. The fleet does and needs no torch, so nothing at the
+top of this module imports it.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.config import RewardSettings, RunSettings
-from pipeline.decoder import LatentDecoder
-from pipeline.devices import resolve_device, resolve_dtype
-from pipeline.rewards import Reward, load_reward
-from pipeline.scoring import LatentScorer, check_scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = NDArray[np.float32]
 
@@ -21,13 +25,12 @@ class RewardActor:
 
     def __init__(self, settings: RunSettings) -> None:
         """Load the decoder and the reward that is trained on; rewards of the evaluation load when first asked for."""
+        import torch
+
+        from pipeline.reward_models import RewardModels
+
         torch.set_num_threads(settings.reward_actors.threads)
-        self.device, self.dtype = resolve_device(settings.model.device), resolve_dtype(settings.model.dtype)
-        self.decoder = LatentDecoder.load(
-            settings.model.path, self.device, self.dtype, settings.reward_actors.decode_chunk
-        )
-        self.scorer = LatentScorer(self.decoder, self._load(settings.reward))
-        self._evaluation: dict[RewardSettings, Reward] = {settings.reward: self.scorer.reward}
+        self.models = RewardModels(settings)
 
     def ready(self) -> bool:
         """True once the models are loaded; the fleet leases the actor from then on."""
@@ -39,7 +42,7 @@ class RewardActor:
         Raises:
             RewardError: a score is not finite, or there are not B of them.
         """
-        return self.scorer.score(_to_tensor(latents), prompts).numpy()
+        return self.models.scorer.score(_to_tensor(latents), prompts).numpy()
 
     def score_with_gradient(self, latents: Array, prompts: Sequence[str]) -> tuple[Array, Array]:
         """Latents (B, C, H, W) float32 -> rewards (B,) and d reward / d latents (B, C, H, W), float32.
@@ -47,7 +50,7 @@ class RewardActor:
         Raises:
             RewardError: as `score`.
         """
-        scores, gradients = self.scorer.score_with_gradient(_to_tensor(latents), prompts)
+        scores, gradients = self.models.scorer.score_with_gradient(_to_tensor(latents), prompts)
         return scores.numpy(), gradients.numpy()
 
     def evaluate(
@@ -57,24 +60,16 @@ class RewardActor:
 
         Returns:
             scores (R, B) float32, a row per reward, and images (B, H, W, 3) uint8.
+
+        Raises:
+            RewardError: as `score`.
         """
-        with torch.no_grad():
-            images = self.decoder.decode(_to_tensor(latents))
-            scores = [self._checked_scores(reward, images, prompts) for reward in rewards]
-        pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        stacked = torch.stack(scores) if scores else torch.empty(0, len(prompts))
-        return stacked.numpy(), pixels.cpu().numpy()
-
-    def _checked_scores(self, settings: RewardSettings, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        if settings not in self._evaluation:
-            self._evaluation[settings] = self._load(settings)
-        reward = self._evaluation[settings]
-        return check_scores(reward.score(images, prompts), prompts, reward.name)
-
-    def _load(self, settings: RewardSettings) -> Reward:
-        return load_reward(settings.name, settings.path, self.device, self.dtype, settings.scale)
+        scores, images = self.models.evaluate(_to_tensor(latents), prompts, rewards)
+        return scores.numpy(), images.numpy()
 
 
 def _to_tensor(latents: Array) -> Tensor:
+    import torch
+
     # A copy, because what comes out of the object store is read-only.
     return torch.from_numpy(np.array(latents))

@@ -1,43 +1,23 @@
-"""RolloutWorker: holds a policy and turns batches of prompts into preference records or latents."""
+"""RolloutWorker: holds a policy and turns batches of prompts into preference records or latents.
+
+Whoever holds a handle of an actor imports the module of its class. The fleet and Ray Data's tasks do and need no torch,
+so nothing at the top of this module imports it.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from actors.leasing import call_leased
 from actors.weights import WeightTicket, load_weights
-from pipeline.adapter import load_flat_adapter
 from pipeline.config import RunSettings
-from pipeline.generation import generate_latents
-from pipeline.methods.tailorpo import collect
-from pipeline.policy import Policy
 from pipeline.prompts import SampleBatch
 
 Array = NDArray[np.float32]
-
-
-class RemoteScorer:
-    """The asynchronous scorer of a rollout, backed by a fleet of reward actors. Only latents travel."""
-
-    def __init__(self, fleet: Any) -> None:
-        """Take the handle of the fleet of `RewardActor`s."""
-        self.fleet = fleet
-
-    async def score(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Latents (B, C, H, W) -> rewards (B,) float32."""
-        return torch.from_numpy(np.array(await call_leased(self.fleet, "score", to_array(latents), list(prompts))))
-
-    async def score_with_gradient(self, latents: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, H, W) -> rewards (B,) and their gradients (B, C, H, W), float32."""
-        scores, gradients = await call_leased(self.fleet, "score_with_gradient", to_array(latents), list(prompts))
-        return torch.from_numpy(np.array(scores)), torch.from_numpy(np.array(gradients))
 
 
 class RolloutWorker:
@@ -46,14 +26,11 @@ class RolloutWorker:
     Network calls block the event loop and only scoring is awaited, so batches never interleave within a call.
     """
 
-    def __init__(self, settings: RunSettings, reward_fleet: Any, reward_scale: float) -> None:
+    def __init__(self, settings: RunSettings, reward_fleet: Any) -> None:
         """Load the base model and add an adapter, whose weights arrive with every call."""
-        torch.set_num_threads(settings.rollout.threads)
-        self.settings = settings
-        self.reward_scale = reward_scale
-        self.scorer = RemoteScorer(reward_fleet)
-        self.policy = Policy.load(settings.model, settings.lora, settings.sampling, settings.seed)
-        self.policy.freeze()
+        from actors.denoising import Denoiser
+
+        self._denoiser = Denoiser(settings, reward_fleet)
         self._loaded: WeightTicket | None = None
         self._in_flight = 0
         self._idle = asyncio.Condition()
@@ -63,28 +40,24 @@ class RolloutWorker:
         return True
 
     async def collect(self, batch: SampleBatch, ticket: WeightTicket) -> pa.Table:
-        """Roll out a batch with the ticket's weights and return its preference records."""
+        """Roll out a batch with the ticket's weights and return its preference records.
+
+        Raises:
+            RewardError: a reward is not finite.
+            WeightChecksumError: the weights arrived damaged.
+        """
         async with self._weights(ticket):
-            return await collect(
-                self.policy,
-                self.scorer,
-                batch,
-                self.settings.method,
-                self.settings.seed,
-                self.reward_scale,
-                ticket.version,
-            )
+            return await self._denoiser.collect(batch, ticket.version)
 
     async def generate(self, batch: SampleBatch, ticket: WeightTicket) -> Array:
         """Clean latents (B, C, H, W) float32 of a batch of prompts with the ticket's weights."""
         async with self._weights(ticket):
-            return to_array(generate_latents(self.policy, batch, self.settings.seed))
+            return self._denoiser.generate(batch)
 
     async def generate_reference(self, batch: SampleBatch) -> Array:
         """`generate` of the base model."""
         # No await inside: the adapter is off for this batch only.
-        with self.policy.reference():
-            return to_array(generate_latents(self.policy, batch, self.settings.seed))
+        return self._denoiser.generate_reference(batch)
 
     @asynccontextmanager
     async def _weights(self, ticket: WeightTicket) -> AsyncIterator[None]:
@@ -92,7 +65,7 @@ class RolloutWorker:
         async with self._idle:
             await self._idle.wait_for(lambda: self._holds(ticket) or self._in_flight == 0)
             if not self._holds(ticket):
-                load_flat_adapter(self.policy, await asyncio.to_thread(load_weights, ticket))
+                self._denoiser.load(await asyncio.to_thread(load_weights, ticket))
                 self._loaded = ticket
             self._in_flight += 1
         try:
@@ -104,8 +77,3 @@ class RolloutWorker:
 
     def _holds(self, ticket: WeightTicket) -> bool:
         return self._loaded is not None and self._loaded.checksum == ticket.checksum
-
-
-def to_array(latents: Tensor) -> Array:
-    """A tensor as a float32 NumPy array, which the object store moves without a copy."""
-    return latents.detach().float().cpu().numpy()

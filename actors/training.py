@@ -1,21 +1,37 @@
 """One TorchTrainer runs all iterations; the dataset it is given makes fresh rollouts each time it is read."""
 
+from __future__ import annotations
+
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 from ray.train import CheckpointConfig, DataConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from actors.crew import Crew
 from actors.dataset import rollout_dataset
-from actors.learner import TrainLoopConfig, train_loop
 from pipeline.config import RunSettings
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
 
+if TYPE_CHECKING:
+    from actors.crew import Crew
+
 # report() returns when the controller has polled it; by default it polls every two seconds.
 CONTROLLER_POLL_SECONDS = "0.2"
+
+
+@dataclass(frozen=True)
+class TrainLoopConfig:
+    """What every learner worker is told: the settings, and the actors it talks to."""
+
+    settings: RunSettings
+    sample_prompts: list[str]
+    store: Any
+    journal: Any
+    rollout_fleet: Any
+    reward_fleet: Any
 
 
 def train(settings: RunSettings, crew: Crew, run_directory: Path) -> ray.train.Result:
@@ -26,7 +42,7 @@ def train(settings: RunSettings, crew: Crew, run_directory: Path) -> ray.train.R
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
     prompts = load_train_prompts(settings.prompts.train)
-    dataset = rollout_dataset(settings, prompts, crew.rollout_fleet, crew.store)
+    dataset = rollout_dataset(settings, prompts, crew.rollout_fleet, crew.store, crew.journal)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
@@ -58,4 +74,7 @@ def train(settings: RunSettings, crew: Crew, run_directory: Path) -> ray.train.R
 
 
 def _train_worker(loop_config: dict[str, Any]) -> None:
+    # Ray Train's controller imports this module too, and needs no networks.
+    from actors.learner import train_loop
+
     train_loop(loop_config["config"])

@@ -3,16 +3,18 @@
 import argparse
 import dataclasses
 import logging
-import os
 import sys
+import traceback
 from pathlib import Path
 
 import yaml
 
+from jobs.quiet import be_quiet
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, load_settings
 
 CONFIG_FILE = "config.yaml"
+ERROR_FILE = "error.log"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,6 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run the job; a fault of the user's ends it with one readable message."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    be_quiet()
     options = parse_arguments(arguments)
     try:
         settings, run_directory = resolve_run(options)
@@ -86,11 +89,11 @@ def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
     Raises:
         ValueError: a setting or a cluster with which the run cannot succeed.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
     from actors.alignment import align
     from actors.cluster import connect, disconnect
     from actors.crew import cpus_of_all_workers
+    from actors.failure import RunFailedError
     from pipeline.environment import describe_environment
     from pipeline.preflight import check_run
     from pipeline.progress import ProgressReporter
@@ -110,6 +113,13 @@ def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
         print(f"{settings.name}: Ray {cluster.mode}, results in {run_directory}", flush=True)
         summary = align(settings, run_directory, ProgressReporter(settings.iterations))
         print_summary(summary, run_directory)
+    except RunFailedError as error:
+        write_text(run_directory / ERROR_FILE, "".join(traceback.format_exception(error)))
+        sys.exit(
+            f"error: {error}\n"
+            f"All that was done is kept; when the cause is gone, continue with --resume {run_directory}\n"
+            f"Details: {run_directory / ERROR_FILE}; logs of every process: {cluster.log_directory}"
+        )
     finally:
         disconnect(cluster)
 

@@ -1,0 +1,76 @@
+"""What a rollout worker computes: a policy that denoises batches, and the remote scorer it asks meanwhile."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actors.leasing import call_leased
+from pipeline.adapter import load_flat_adapter
+from pipeline.config import RunSettings
+from pipeline.generation import generate_latents
+from pipeline.methods.tailorpo import collect
+from pipeline.policy import Policy
+from pipeline.preflight import reward_scale
+from pipeline.prompts import SampleBatch
+
+Array = NDArray[np.float32]
+
+
+class RemoteScorer:
+    """The asynchronous scorer of a rollout, backed by a fleet of reward actors. Only latents travel."""
+
+    def __init__(self, fleet: Any) -> None:
+        """Take the handle of the fleet of `RewardActor`s."""
+        self.fleet = fleet
+
+    async def score(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Latents (B, C, H, W) -> rewards (B,) float32."""
+        return torch.from_numpy(np.array(await call_leased(self.fleet, "score", to_array(latents), list(prompts))))
+
+    async def score_with_gradient(self, latents: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, H, W) -> rewards (B,) and their gradients (B, C, H, W), float32."""
+        scores, gradients = await call_leased(self.fleet, "score_with_gradient", to_array(latents), list(prompts))
+        return torch.from_numpy(np.array(scores)), torch.from_numpy(np.array(gradients))
+
+
+class Denoiser:
+    """A policy with the adapter that was loaded last."""
+
+    def __init__(self, settings: RunSettings, reward_fleet: Any) -> None:
+        """Load the base model and add an adapter."""
+        torch.set_num_threads(settings.rollout.threads)
+        self.settings = settings
+        self.reward_scale = reward_scale(settings.reward)
+        self.scorer = RemoteScorer(reward_fleet)
+        self.policy = Policy.load(settings.model, settings.lora, settings.sampling, settings.seed)
+        self.policy.freeze()
+
+    def load(self, adapter: Array) -> None:
+        """Set the adapter, (parameters,) float32, of all later batches."""
+        load_flat_adapter(self.policy, adapter)
+
+    async def collect(self, batch: SampleBatch, policy_version: int) -> pa.Table:
+        """Roll out a batch and return its preference records."""
+        settings = self.settings
+        return await collect(
+            self.policy, self.scorer, batch, settings.method, settings.seed, self.reward_scale, policy_version
+        )
+
+    def generate(self, batch: SampleBatch) -> Array:
+        """Clean latents (B, C, H, W) float32."""
+        return to_array(generate_latents(self.policy, batch, self.settings.seed))
+
+    def generate_reference(self, batch: SampleBatch) -> Array:
+        """`generate` of the base model."""
+        with self.policy.reference():
+            return self.generate(batch)
+
+
+def to_array(latents: Tensor) -> Array:
+    """A tensor as a float32 NumPy array, which the object store moves without a copy."""
+    return latents.detach().float().cpu().numpy()

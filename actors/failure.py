@@ -1,0 +1,44 @@
+"""Why a run ended early, for a person to read: the one cause under the layers that Ray wraps around it."""
+
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
+
+LONGEST_REASON_LINES = 20
+
+
+class RunFailedError(RuntimeError):
+    """A run ended early. The message is the reason; the error it was raised from holds every detail."""
+
+
+def explain_failure(error: BaseException, journal: Any) -> RunFailedError:
+    """The reason in one short text: what a rollout met, if one failed, else what `error` was caused by.
+
+    Ray Data passes on an error's text but not its object, so the tasks of the plan note theirs in the journal.
+    """
+    noted: list[str] = ray.get(journal.noted_failures.remote()) if isinstance(error, TrainingFailedError) else []
+    cause = root_cause(error)
+    return RunFailedError(_shorten(noted[0] if noted else f"{type(cause).__name__}: {cause}"))
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The innermost exception that `error` carries with it as an object."""
+    inner: BaseException | None = None
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        inner = error.worker_failures[min(error.worker_failures)]
+    elif isinstance(error, ControllerError):
+        inner = error.controller_failure
+    elif isinstance(error, RayTaskError):
+        inner = error.cause
+    inner = inner or error.__cause__
+    return error if inner is None else root_cause(inner)
+
+
+def _shorten(text: str) -> str:
+    lines = text.splitlines()
+    if len(lines) > LONGEST_REASON_LINES:
+        half = LONGEST_REASON_LINES // 2
+        lines = [*lines[:half], "...", *lines[-half:]]
+    return "\n".join(lines)

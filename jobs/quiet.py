@@ -1,0 +1,28 @@
+"""Settings of the libraries that keep harmless lines off the terminal. What is set outside already is left alone."""
+
+import os
+
+SETTINGS = {
+    # transformers names, at import, every image processor that would rather have torchvision; nothing here uses one.
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+SETTINGS_OF_A_RAY_OF_OUR_OWN = {
+    # Ray's default, of which it warns unless it is chosen by name: only this user's processes may talk to this Ray.
+    "RAY_AUTH_MODE": "token",
+    # Ray warns when it has started four times as many processes as this; a small run is about twenty.
+    "RAY_worker_maximum_startup_concurrency": "8",
+    # Nobody takes this machine away in the middle of a run, as clouds do with spot nodes: a process less.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
+def be_quiet() -> None:
+    """Apply the settings; call it before anything imports Ray, transformers or diffusers."""
+    settings = dict(SETTINGS)
+    if not os.environ.get("RAY_ADDRESS"):
+        settings |= SETTINGS_OF_A_RAY_OF_OUR_OWN
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)

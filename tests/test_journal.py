@@ -1,0 +1,93 @@
+"""Journal: a run folder that tells every iteration once, whatever happened to the run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from actors.journal import Journal
+from pipeline.prompts import SampleBatch
+from pipeline.records import StepPreferences, records_table
+
+
+def iteration_metrics(iteration: int, reward: float = 0.5) -> dict:
+    return {"iteration": iteration, "reward": reward, "step_gap": [0.25, 0.75], "adapter_sha256": "ab"}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    journal = Journal(str(tmp_path))
+    journal.begin(0)
+    return journal
+
+
+def test_metrics_are_on_the_disk_as_soon_as_they_are_recorded(journal, tmp_path):
+    for iteration in range(2):
+        journal.record(iteration_metrics(iteration))
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == [iteration_metrics(done) for done in range(iteration + 1)]
+
+
+def test_since_returns_what_is_new(journal):
+    for iteration in range(3):
+        journal.record(iteration_metrics(iteration))
+    assert [metrics["iteration"] for metrics in journal.since(1)] == [1, 2]
+    assert journal.since(3) == []
+
+
+def test_a_resumed_run_replaces_what_its_checkpoint_does_not_hold(journal, tmp_path):
+    for iteration in range(3):
+        journal.record(iteration_metrics(iteration))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 3, "rew')  # the process was killed here
+    resumed = Journal(str(tmp_path))
+    resumed.begin(2)
+    assert [metrics["iteration"] for metrics in resumed.since(0)] == [0, 1]
+    resumed.record(iteration_metrics(2, reward=0.75))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [iteration_metrics(0), iteration_metrics(1), iteration_metrics(2, reward=0.75)]
+
+
+def test_failures_are_kept_in_the_order_they_came(journal):
+    journal.note_failure("RewardError: first")
+    journal.note_failure("FleetError: second")
+    assert journal.noted_failures() == ["RewardError: first", "FleetError: second"]
+
+
+def test_a_grid_holds_every_image(journal, tmp_path):
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((1, 4, 6, 3), 50, dtype=np.uint8)
+    journal.save_grid(20, images)
+    grid = np.asarray(Image.open(tmp_path / "samples" / "iteration_000020.png"))
+    assert grid.shape == (2 * 4, 3 * 6, 3)
+    assert np.array_equal(grid[4:8, 6:12], images[4])
+
+
+def test_records_are_written_whole(journal, tmp_path):
+    latents, scores = torch.arange(24.0).reshape(2, 3, 2, 2), torch.tensor([0.5, 0.25])
+    preferences = StepPreferences(
+        step=0,
+        x_t=latents,
+        winner=latents + 1,
+        loser=latents + 2,
+        reference_mean=latents + 3,
+        winner_score=scores,
+        loser_score=scores - 1,
+        ranked_winner_score=scores,
+        reference_log_prob_winner=scores,
+        reference_log_prob_loser=scores,
+        tie=torch.tensor([False, True]),
+        guidance_accepted=None,
+        guidance_move=None,
+    )
+    batch = SampleBatch(iteration=4, samples=(6, 7), prompts=("a red circle", "ein blauer Stern 🌟"))
+    journal.save_records(4, 1, records_table([preferences], batch, scores, policy_version=4))
+    (file,) = (tmp_path / "records").iterdir()
+    assert file.name == "iteration_000004_worker_001.parquet"
+    frame = pd.read_parquet(file)
+    assert list(frame["prompt"]) == list(batch.prompts) and list(frame["row"]) == [6, 7]
+    assert np.array_equal(np.stack(frame["loser"]).reshape(2, 3, 2, 2), latents.numpy() + 2)
+    assert frame["guidance_move"].isna().all() and list(frame["tie"]) == [False, True]
