@@ -8,6 +8,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
@@ -38,7 +39,7 @@ class LoraSettings(Settings):
     """Rank of every LoRA update (D3PO's value)."""
     alpha: PositiveInt = 4
     """LoRA scaling numerator; the update is multiplied by alpha / rank."""
-    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
     """Names of the UNet's linear layers that get an adapter."""
 
 
@@ -171,7 +172,7 @@ class LearnerSettings(Settings):
     """Passes over an iteration's pairs."""
     learning_rate: PositiveFloat = 3e-5
     """AdamW's learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """AdamW's decay rates."""
     weight_decay: NonNegativeFloat = 1e-4
     """AdamW's weight decay."""

@@ -91,6 +91,8 @@ class AdapterOptimiser:
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Continue exactly where `state` was taken."""
         self.steps_taken, self.steps_skipped = tensors["steps"].tolist()
+        # A state taken before the first step has no moments, and none of this optimiser's own may stay.
+        self.adamw.state.clear()
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(tensors[f"adapter.{name}"])

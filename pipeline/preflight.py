@@ -4,7 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler, DiffusionPipeline
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTokenizer
 
 from pipeline.config import RewardSettings, RunSettings
@@ -27,6 +29,7 @@ def check_run(settings: RunSettings) -> int:
         ValueError: what is wrong and what to change.
     """
     check_model(settings.model.path)
+    check_target_modules(settings)
     check_rewards(settings)
     scheduler = DDIMScheduler.from_pretrained(settings.model.path, subfolder="scheduler")
     DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
@@ -59,6 +62,32 @@ def check_model(path: str) -> None:
         raise ValueError(
             f"model.path {path!r} holds a {index.get('_class_name')} without {', '.join(missing)}; a "
             f"StableDiffusionPipeline with {', '.join(REQUIRED_COMPONENTS)} is needed"
+        )
+    if index["_class_name"] != "StableDiffusionPipeline":
+        raise ValueError(
+            f"model.path {path!r} holds a {index['_class_name']}; a StableDiffusionPipeline is needed, since other "
+            "pipelines give their networks other inputs"
+        )
+    absent = [f"{name}/" for name in REQUIRED_COMPONENTS if directory.is_dir() and not (directory / name).is_dir()]
+    if absent:
+        raise ValueError(f"model.path {path!r} lacks the folder {', '.join(absent)}; copy the pipeline again, whole")
+
+
+def check_target_modules(settings: RunSettings) -> None:
+    """Refuse names of layers that the UNet does not have; peft would pass over them in silence.
+
+    Raises:
+        ValueError: a name that no linear or convolutional layer ends with.
+    """
+    config = UNet2DConditionModel.load_config(settings.model.path, subfolder="unet")
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    layers = [f".{name}" for name, layer in unet.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    unknown = [name for name in settings.lora.target_modules if not any(layer.endswith(f".{name}") for layer in layers)]
+    if unknown:
+        raise ValueError(
+            f"lora.target_modules names {', '.join(unknown)}, which no layer of the UNet of {settings.model.path!r} "
+            "ends with; to_q, to_k, to_v and to_out.0 are its attention"
         )
 
 

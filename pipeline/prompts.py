@@ -70,7 +70,7 @@ def load_train_prompts(source: str) -> list[str]:
     """The prompts of alignment: "animals", "demo", or the lines of a text file.
 
     Raises:
-        ValueError: the file does not exist or holds no prompt.
+        ValueError: the file does not exist, is not UTF-8, or holds no prompt.
     """
     return train_prompts() if source == "demo" else _load_prompts(source)
 
@@ -79,7 +79,7 @@ def load_held_out_prompts(source: str) -> list[str]:
     """The prompts of evaluation, from the same sources; the demo world keeps a set of its own for this.
 
     Raises:
-        ValueError: the file does not exist or holds no prompt.
+        ValueError: the file does not exist, is not UTF-8, or holds no prompt.
     """
     return held_out_prompts() if source == "demo" else _load_prompts(source)
 
@@ -92,7 +92,11 @@ def _load_prompts(source: str) -> list[str]:
         raise ValueError(
             f"there is no prompt file {source}; give a text file with one prompt a line, or animals, or demo"
         )
-    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the prompt file {source} is not UTF-8 text; save it as UTF-8 ({error})") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"the prompt file {source} is empty; write one prompt a line")
     return prompts

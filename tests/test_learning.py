@@ -1,0 +1,266 @@
+"""The learner: where it starts, that it learns, and that splits, orders and faults do not change what it learns."""
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from policies import make_policy
+from scorers import ConstantScorer, ProjectionScorer
+from settings import miniature_settings
+from torch import Tensor
+
+from pipeline.adapter import flatten_adapter
+from pipeline.config import RunSettings
+from pipeline.learning import Learner
+from pipeline.methods.tailorpo import collect
+from pipeline.optimiser import NonFiniteGradientError
+from pipeline.prompts import SampleBatch
+from pipeline.records import trainable_pairs
+from pipeline.scoring import AsyncScorer
+
+pytest_plugins = ["model_fixtures"]
+
+PROMPTS = ("a red circle", "a small blue star", "a large green ring", "a purple cross")
+
+
+@pytest.fixture(scope="module")
+def run_settings(miniature_model: Path) -> RunSettings:
+    """16 pairs an iteration, two minibatches of 8."""
+    return miniature_settings(miniature_model)
+
+
+def with_learner(run_settings: RunSettings, **changes: Any) -> RunSettings:
+    return run_settings.model_copy(update={"learner": run_settings.learner.model_copy(update=changes)})
+
+
+def roll_out(run_settings: RunSettings, adapter_scale: float, scorer: AsyncScorer | None = None) -> pa.Table:
+    """The records of 8 trajectories."""
+    policy, batch = make_policy(run_settings, adapter_scale), SampleBatch(0, tuple(range(8)), PROMPTS * 2)
+    policy.freeze()
+    scorer = scorer or ProjectionScorer()
+    return asyncio.run(collect(policy, scorer, batch, run_settings.method, run_settings.seed, 1.0, 0))
+
+
+@pytest.fixture(scope="module")
+def table(run_settings: RunSettings) -> pa.Table:
+    """An iteration's records by a policy that has left the reference."""
+    table = roll_out(run_settings, adapter_scale=0.2)
+    assert not any(table["tie"].to_pylist())
+    return table
+
+
+def make_learner(run_settings: RunSettings, adapter_scale: float = 0.2) -> Learner:
+    return Learner(make_policy(run_settings, adapter_scale), run_settings)
+
+
+def learnt(run_settings: RunSettings, table: pa.Table, **changes: Any) -> np.ndarray:
+    """The adapter after an iteration."""
+    learner = make_learner(with_learner(run_settings, **changes))
+    learner.learn(table, 0)
+    return flatten_adapter(learner.policy)
+
+
+def poisoned(table: pa.Table, rows: list[int]) -> pa.Table:
+    """`table` with a NaN in x_t of `rows`."""
+    column = table["x_t"].combine_chunks()
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    latents = np.concatenate([chunk.to_numpy_ndarray() for chunk in chunks])
+    latents[np.isin(table["row"].to_numpy(), rows), 0, 0, 0] = float("nan")
+    place = table.schema.get_field_index("x_t")
+    return table.set_column(place, table.schema.field(place), pa.FixedShapeTensorArray.from_numpy_ndarray(latents))
+
+
+def test_the_loss_begins_at_ln_2_exactly(miniature_model: Path) -> None:
+    # Row by row, rollout and learner give the network the same input, so not even rounding differs.
+    settings = miniature_settings(
+        miniature_model,
+        sampling={"guidance_scale": 1.0},
+        rollout={"trajectories": 1, "batch_size": 1},
+        learner={"minibatch_size": 2, "micro_batch_size": 1},
+    )
+    policy, batch = make_policy(settings), SampleBatch(0, (0,), PROMPTS[:1])
+    table = asyncio.run(collect(policy, ProjectionScorer(), batch, settings.method, settings.seed, 1.0, 0))
+    metrics = make_learner(settings, adapter_scale=0.0).learn(table, 0)
+    assert metrics["loss"] == np.float32(math.log(2))
+    assert metrics["margin"] == metrics["drift"] == metrics["implicit_accuracy"] == 0.0
+    assert metrics["gradient_norm"] > 0
+
+
+def test_in_batches_the_loss_begins_at_ln_2_to_rounding(run_settings: RunSettings) -> None:
+    settings = with_learner(run_settings, minibatch_size=16)
+    metrics = make_learner(settings, adapter_scale=0.0).learn(roll_out(settings, adapter_scale=0.0), 0)
+    assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert abs(metrics["margin"]) < 1e-4
+    assert metrics["drift"] < 1e-8
+
+
+def test_it_learns_the_preferences_it_is_shown(run_settings: RunSettings) -> None:
+    settings = with_learner(run_settings, inner_epochs=4, minibatch_size=16, learning_rate=0.01)
+    table = roll_out(settings, adapter_scale=0.0)
+    learner = make_learner(settings, adapter_scale=0.0)
+    during = learner.learn(table, 0)
+    after = learner.learn(table, 0)
+    assert after["loss"] < during["loss"] < math.log(2)
+    assert min(during["implicit_accuracy"], after["implicit_accuracy"]) > 0.7
+    assert after["margin"] > during["margin"] > 0
+    assert after["drift"] > during["drift"] > 0
+    assert after["optimiser_steps"] == 8
+
+
+def test_the_gradient_is_that_of_the_mean_loss(run_settings: RunSettings, table: pa.Table) -> None:
+    """Against autograd through the whole minibatch at once, from the paper's formula."""
+    learner = make_learner(with_learner(run_settings, minibatch_size=16, micro_batch_size=3))
+    policy, pairs = make_policy(run_settings, 0.2), trainable_pairs(table)
+    mean, std = policy.transition.mean_std(
+        policy.forward(pairs.x_t, pairs.steps, pairs.prompts), pairs.x_t, pairs.steps
+    )
+    shift = (pairs.winner - pairs.loser) * (mean - pairs.reference_mean)
+    logits = run_settings.method.beta * shift.flatten(1).mean(1) / std**2
+    torch.nn.functional.softplus(-logits).mean().backward()
+    expected = torch.cat([value.grad.flatten() for value in policy.adapter_parameters().values()])
+    metrics = learner.learn(table, 0)
+    assert metrics["gradient_norm"] == pytest.approx(expected.norm().item(), rel=1e-4)
+    assert metrics["loss"] == pytest.approx(torch.nn.functional.softplus(-logits).mean().item(), rel=1e-5)
+    # AdamW's first moment after one step is (1 - beta_1) times the gradient.
+    moments = learner.optimiser.state()
+    found = torch.cat([moments[f"adamw.exp_avg.{name}"].flatten() for name in policy.adapter_parameters()])
+    clip = min(1.0, 1.0 / expected.norm().item())
+    torch.testing.assert_close(found, 0.1 * clip * expected, rtol=1e-3, atol=1e-4 * found.abs().max().item())
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 16])
+def test_the_micro_batch_does_not_change_what_is_learnt(
+    run_settings: RunSettings, table: pa.Table, micro_batch_size: int
+) -> None:
+    found = learnt(run_settings, table, micro_batch_size=micro_batch_size)
+    np.testing.assert_allclose(found, learnt(run_settings, table), rtol=0, atol=2e-5)
+
+
+def test_the_order_of_arrival_does_not_change_what_is_learnt(run_settings: RunSettings, table: pa.Table) -> None:
+    shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
+    assert np.array_equal(learnt(run_settings, shuffled), learnt(run_settings, table))
+
+
+class Workers:
+    """Learner workers as threads of this process: `sum_over_workers` adds up in the order of their ranks."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier = threading.Barrier(count, timeout=60)
+        self.parts: dict[int, Tensor] = {}
+        self.ranks: dict[int, int] = {}
+        self.results: dict[int, Any] = {}
+        self.count = count
+
+    def sum(self, values: Tensor) -> Tensor:
+        self.parts[self.ranks[threading.get_ident()]] = values.clone()
+        self.barrier.wait()
+        total = torch.stack([self.parts[rank] for rank in range(self.count)]).sum(0)
+        self.barrier.wait()
+        return total
+
+    def run(self, work: Callable[[int], Any]) -> list[Any]:
+        def worker(rank: int) -> None:
+            self.ranks[threading.get_ident()] = rank
+            self.results[rank] = work(rank)
+
+        threads = [threading.Thread(target=worker, args=(rank,)) for rank in range(self.count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [self.results[rank] for rank in range(self.count)]
+
+
+@pytest.mark.parametrize("first_share", [8, 3, 15])
+def test_the_split_over_workers_does_not_change_what_is_learnt(
+    run_settings: RunSettings, table: pa.Table, monkeypatch: pytest.MonkeyPatch, first_share: int
+) -> None:
+    alone = make_learner(run_settings)
+    expected_metrics = alone.learn(table, 0)
+    workers = Workers(2)
+    for module in ("learning", "optimiser", "diagnostics"):
+        monkeypatch.setattr(f"pipeline.{module}.sum_over_workers", workers.sum)
+    learners = [make_learner(with_learner(run_settings, micro_batch_size=size)) for size in (2, 5)]
+    shares = [table.slice(0, first_share), table.slice(first_share)]
+    metrics = workers.run(lambda rank: learners[rank].learn(shares[rank], 0))
+    adapters = [flatten_adapter(learner.policy) for learner in learners]
+    assert np.array_equal(adapters[0], adapters[1])
+    np.testing.assert_allclose(adapters[0], flatten_adapter(alone.policy), rtol=0, atol=2e-5)
+    assert metrics[0] == metrics[1]
+    for name, value in expected_metrics.items():
+        assert metrics[0][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_inner_epochs_pass_over_the_pairs_in_orders_of_their_own(run_settings: RunSettings, table: pa.Table) -> None:
+    learner = make_learner(with_learner(run_settings, inner_epochs=3))
+    seen: list[Tensor] = []
+    learner.policy.unet.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0][: len(inputs[0]) // 2]))
+    metrics = learner.learn(table, 0)
+    assert metrics["optimiser_steps"] == learner.optimiser.steps_taken == 6
+    assert metrics["pairs"] == 48
+    passes = [torch.cat(seen[start : start + 4]).flatten(1) for start in (0, 4, 8)]
+    pairs = trainable_pairs(table).x_t.flatten(1)
+    for one in passes:
+        assert sorted(one[:, 0].tolist()) == sorted(pairs[:, 0].tolist()), "every pair once a pass"
+    assert not torch.equal(passes[0], passes[1])
+    assert not torch.equal(passes[1], passes[2])
+
+
+def test_another_iteration_makes_other_minibatches(run_settings: RunSettings, table: pa.Table) -> None:
+    learners = [make_learner(run_settings) for _ in range(2)]
+    for iteration, learner in enumerate(learners):
+        learner.learn(table, iteration)
+    assert not np.array_equal(*(flatten_adapter(learner.policy) for learner in learners))
+
+
+def test_a_poisoned_pair_costs_its_minibatch_alone(run_settings: RunSettings, table: pa.Table) -> None:
+    learner = make_learner(run_settings)
+    before = flatten_adapter(learner.policy)
+    metrics = learner.learn(poisoned(table, [0]), 0)
+    assert (metrics["optimiser_steps"], metrics["skipped_steps"]) == (1, 1)
+    after = flatten_adapter(learner.policy)
+    assert np.isfinite(after).all()
+    assert not np.array_equal(after, before)
+
+
+def test_too_many_poisoned_minibatches_stop_the_run(run_settings: RunSettings, table: pa.Table) -> None:
+    learner = make_learner(with_learner(run_settings, max_skipped_steps=1))
+    before = flatten_adapter(learner.policy)
+    with pytest.raises(NonFiniteGradientError, match=r"more than learner\.max_skipped_steps=1"):
+        learner.learn(poisoned(table, list(range(16))), 0)
+    assert np.array_equal(flatten_adapter(learner.policy), before)
+
+
+def test_an_iteration_of_ties_teaches_nothing(run_settings: RunSettings) -> None:
+    table = roll_out(run_settings, adapter_scale=0.2, scorer=ConstantScorer())
+    learner = make_learner(run_settings)
+    before = flatten_adapter(learner.policy)
+    metrics = learner.learn(table, 0)
+    assert np.array_equal(flatten_adapter(learner.policy), before)
+    assert metrics["tie_rate"] == 1.0
+    assert (metrics["pairs"], metrics["optimiser_steps"], metrics["skipped_steps"]) == (0, 0, 0)
+    assert math.isnan(metrics["loss"])
+
+
+@pytest.mark.parametrize("rows", [15, 17])
+def test_lost_or_doubled_records_stop_the_run(run_settings: RunSettings, table: pa.Table, rows: int) -> None:
+    wrong = pa.concat_tables([table, table]).slice(0, rows)
+    with pytest.raises(RuntimeError, match=f"iteration 4 has 16 records but {rows} reached the learner"):
+        make_learner(run_settings).learn(wrong, 4)
+
+
+def test_the_clamp_and_the_sum_reach_the_loss(run_settings: RunSettings, table: pa.Table) -> None:
+    method = run_settings.method.model_copy(update={"reduction": "sum", "ratio_clip": 0.1})
+    settings = with_learner(run_settings.model_copy(update={"method": method}), minibatch_size=16)
+    metrics = make_learner(settings).learn(table, 0)
+    assert 0.683 <= metrics["loss"] <= 0.7033
+    assert 0 < metrics["clamped_ratios"] <= 1
+    mean_margin = make_learner(with_learner(run_settings, minibatch_size=16)).learn(table, 0)["margin"]
+    assert metrics["margin"] == pytest.approx(256 * mean_margin, rel=1e-4)

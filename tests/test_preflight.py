@@ -1,0 +1,164 @@
+"""Everything that can be seen to be wrong before the first actor starts."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from settings import miniature_settings
+
+from pipeline.config import RunSettings
+from pipeline.preflight import check_model, check_rewards, check_run, reward_scale
+from pipeline.rewards.clip import ClipReward
+
+pytest_plugins = ["model_fixtures"]
+
+
+@pytest.fixture
+def copied(miniature_model: Path, tmp_path: Path) -> Path:
+    """A copy of the model, to be damaged."""
+    return Path(shutil.copytree(miniature_model, tmp_path / "model"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def with_prompts(model: Path, directory: Path, text: str) -> RunSettings:
+    path = directory / "prompts.txt"
+    path.write_text(text, encoding="utf-8")
+    return miniature_settings(model, prompts={"train": str(path)})
+
+
+def test_a_sound_run_passes(miniature_model: Path, miniature_clip: Path) -> None:
+    assert check_run(miniature_settings(miniature_model)) == 0
+    guided = miniature_settings(
+        miniature_model,
+        method={"guidance": {}},
+        reward={"name": "clip", "path": str(miniature_clip)},
+        evaluation={"rewards": [{"name": "jpeg_compressibility"}]},
+    )
+    assert check_run(guided) == 0
+
+
+def test_no_weights_are_loaded(copied: Path) -> None:
+    for weights in copied.rglob("*.safetensors"):
+        weights.write_bytes(b"no weights at all")
+    assert check_run(miniature_settings(copied)) == 0
+
+
+def test_a_missing_model_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model.path '.*/nowhere' does not exist"):
+        check_model(str(tmp_path / "nowhere"))
+
+
+def test_a_directory_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no diffusers pipeline: it has no model_index.json"):
+        check_model(str(tmp_path))
+
+
+def test_a_broken_index_is_refused(copied: Path) -> None:
+    (copied / "model_index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"model.path .* is neither a directory nor a hub id|is no diffusers pipeline"):
+        check_model(str(copied))
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_pipeline_without_a_component_is_refused(copied: Path, component: str) -> None:
+    edit(copied / "model_index.json", **{component: [None, None]})
+    with pytest.raises(ValueError, match=rf"holds a StableDiffusionPipeline without {component}; "):
+        check_model(str(copied))
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_component_whose_folder_is_missing_is_refused(copied: Path, component: str) -> None:
+    shutil.rmtree(copied / component)
+    with pytest.raises(ValueError, match=rf"lacks the folder {component}/"):
+        check_model(str(copied))
+
+
+def test_a_pipeline_of_another_family_is_refused(copied: Path) -> None:
+    edit(copied / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(ValueError, match=r"holds a StableDiffusionXLPipeline; a StableDiffusionPipeline is needed"):
+        check_model(str(copied))
+
+
+def test_a_clipping_scheduler_is_refused(copied: Path) -> None:
+    edit(copied / "scheduler" / "scheduler_config.json", clip_sample=True)
+    with pytest.raises(ValueError, match="the scheduler clips its x0 prediction"):
+        check_run(miniature_settings(copied))
+
+
+def test_more_steps_than_the_schedule_has_are_refused(miniature_model: Path) -> None:
+    settings = miniature_settings(miniature_model, sampling={"num_steps": 1001})
+    with pytest.raises(ValueError, match="1001"):
+        check_run(settings)
+
+
+def test_layers_that_do_not_exist_are_refused(miniature_model: Path) -> None:
+    settings = miniature_settings(miniature_model, lora={"target_modules": ["to_q", "to_nothing"]})
+    with pytest.raises(ValueError, match=r"lora.target_modules names to_nothing, which no layer of the UNet"):
+        check_run(settings)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"reward": {"name": "jpg_compressibility"}}, r"unknown reward 'jpg_compressibility'; did you mean 'jpeg_comp"),
+        ({"reward": {"name": "clip"}}, r"reward 'clip' needs reward.path"),
+        ({"reward": {"path": "somewhere"}}, r"'jpeg_compressibility' has no weights: remove reward.path"),
+        ({"method": {"guidance": {}}}, r"guidance needs a differentiable reward, and 'jpeg_compressibility' is not"),
+        ({"evaluation": {"rewards": [{"name": "nothing"}]}}, r"unknown reward 'nothing'"),
+        ({"evaluation": {"rewards": [{"name": "clip"}]}}, r"reward 'clip' needs reward.path"),
+    ],
+)
+def test_a_reward_that_cannot_do_what_it_should_is_refused(
+    miniature_model: Path, sections: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_run(miniature_settings(miniature_model, **sections))
+
+
+def test_a_judge_is_not_trained_on(
+    miniature_model: Path, miniature_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClipReward, "held_out_only", True)
+    clip = {"name": "clip", "path": str(miniature_clip)}
+    with pytest.raises(ValueError, match=r"'clip' is the held-out judge and must not be trained on; put it under eval"):
+        check_rewards(miniature_settings(miniature_model, reward=clip))
+    check_rewards(miniature_settings(miniature_model, evaluation={"rewards": [clip]}))
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("\n\n", "is empty")])
+def test_an_empty_prompt_file_is_refused(miniature_model: Path, tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_run(with_prompts(miniature_model, tmp_path, text))
+
+
+def test_a_missing_prompt_file_is_refused(miniature_model: Path) -> None:
+    for place in ("train", "held_out"):
+        with pytest.raises(ValueError, match="there is no prompt file animal;"):
+            check_run(miniature_settings(miniature_model, prompts={place: "animal"}))
+
+
+def test_long_prompts_are_counted_and_warned_of(
+    miniature_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long, longer = "a red circle " * 40, "🦊" * 200
+    settings = with_prompts(miniature_model, tmp_path, f"a fox\n{long}\n猫\n{longer}\n")
+    with caplog.at_level(logging.WARNING, "pipeline.preflight"):
+        assert check_run(settings) == 2
+    warnings = [record.message for record in caplog.records if record.name == "pipeline.preflight"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("2 of ")
+    assert repr(long.strip()) in warnings[0]
+
+
+def test_the_reward_scale_is_the_configured_or_the_declared_one(miniature_model: Path) -> None:
+    declared = miniature_settings(miniature_model).reward
+    configured = miniature_settings(miniature_model, reward={"scale": 7.5}).reward
+    assert reward_scale(configured) == 7.5
+    assert reward_scale(declared) > 0
+    assert reward_scale(declared) != 7.5
