@@ -77,7 +77,7 @@ def test_split_is_deterministic_disjoint_and_mixed() -> None:
     assert all(is_held_out(parse_prompt(prompt)) for prompt in held_out)
     for some in (train, held_out):
         single = sum(parse_prompt(prompt).relation is None for prompt in some)
-        assert 60 <= single <= 170
+        assert single == 128
 
 
 def test_a_combination_stays_on_its_side_whatever_sizes_and_background_say() -> None:

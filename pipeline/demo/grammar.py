@@ -6,6 +6,7 @@ which "A right of B" and "B left of A" are the same scene.
 """
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -170,20 +171,35 @@ def prompts(held_out: bool, seed: int) -> Iterator[str]:
             yield scene.prompt()
 
 
+def _single_prompts(held_out: bool) -> list[str]:
+    """Every prompt of one object on one side of the split, in a fixed order."""
+    scenes = (
+        Scene((ObjectSpec(colour, shape, size),), None, background)
+        for colour, shape, size, background in itertools.product(COLOURS, SHAPES, (None, *SIZES), (None, *BACKGROUNDS))
+    )
+    return [scene.prompt() for scene in scenes if is_held_out(scene) == held_out]
+
+
 def _distinct_prompts(held_out: bool, count: int, seed: int) -> list[str]:
-    distinct: dict[str, None] = {}
+    """One third single objects, as far as there are so many, and pairs; in random order."""
+    rng = random.Random(f"{seed}/{'held out' if held_out else 'train'}/singles")
+    singles = _single_prompts(held_out)
+    chosen = dict.fromkeys(rng.sample(singles, min(round(count * SINGLE_SHARE), len(singles))))
     for prompt in prompts(held_out, seed):
-        distinct.setdefault(prompt)
-        if len(distinct) == count:
+        if len(chosen) == count:
             break
-    return list(distinct)
+        if parse_prompt(prompt).relation is not None:
+            chosen.setdefault(prompt)
+    mixed = list(chosen)
+    rng.shuffle(mixed)
+    return mixed
 
 
 def train_prompts(count: int = 384, seed: int = 0) -> list[str]:
-    """``count`` distinct prompts for alignment, one third of them single objects in expectation; deterministic."""
+    """``count`` distinct prompts for alignment, one third of them single objects; deterministic."""
     return _distinct_prompts(False, count, seed)
 
 
 def held_out_prompts(count: int = 384, seed: int = 0) -> list[str]:
-    """``count`` distinct prompts whose combinations alignment never sees; deterministic."""
+    """``count`` distinct prompts whose combinations alignment never sees; mixed as ``train_prompts``."""
     return _distinct_prompts(True, count, seed)

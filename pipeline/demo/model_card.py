@@ -28,7 +28,7 @@ English phrases of `pipeline/demo/grammar.py`; the network knows nothing else.
 _MAKING = """## Making
 
 `python -m jobs.make_demo` makes all models of the demo from nothing with fixed seeds. Training took
-{minutes} on {hardware}. Weights are stored in float16.
+{minutes} of wall time on {hardware}, stages side by side. Weights are stored in float16.
 
 """
 

@@ -9,7 +9,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from pipeline.demo.captions import describe
 from pipeline.demo.degrade import blur
-from pipeline.demo.grammar import parse_prompt
+from pipeline.demo.grammar import ATTRIBUTES, UNSTATED, parse_prompt
 from pipeline.demo.judge import JudgeModel, all_correct, attributes_correct, stated_attributes
 from pipeline.demo.renderer import draw_scenes, random_attributes
 from pipeline.demo.train_clip import change_one_attribute, normalise, swap_binding, swap_objects
@@ -132,20 +132,25 @@ def base_quality(
     guidance_scale: float = GUIDANCE_SCALE,
     seed: int = _SEED,
 ) -> dict[str, float]:
-    """The judge's verdict on samples for ``prompts``: all attributes right, by kind of prompt and by attribute."""
+    """The judge's verdict on samples for ``prompts``: all right, by kind of prompt, and by stated attribute."""
     stated = stated_attributes(prompts)
     read = judge.read(sample_images(pipeline, prompts, guidance_scale, seed))
     correct = all_correct(read, stated).float()
     single = torch.tensor([parse_prompt(prompt).relation is None for prompt in prompts])
-    by_attribute = attributes_correct(read, stated).float().mean(dim=0)
-    layout, background, size_0, colour_0, shape_0, size_1, colour_1, shape_1 = by_attribute.tolist()
+    judged, right = stated != UNSTATED, attributes_correct(read, stated)
+
+    def share_right(*columns: str) -> float:
+        """Of what prompts state in these attributes, the share that is right."""
+        indices = [ATTRIBUTES.index(column) for column in columns]
+        return right[:, indices][judged[:, indices]].float().mean().item()
+
     return {
         "all_correct": correct.mean().item(),
         "all_correct_single": correct[single].mean().item(),
         "all_correct_pair": correct[~single].mean().item(),
-        "layout": layout,
-        "background": background,
-        "sizes": (size_0 + size_1) / 2,
-        "colours": (colour_0 + colour_1) / 2,
-        "shapes": (shape_0 + shape_1) / 2,
+        "layout": share_right("layout"),
+        "background": share_right("background"),
+        "sizes": share_right("size_0", "size_1"),
+        "colours": share_right("colour_0", "colour_1"),
+        "shapes": share_right("shape_0", "shape_1"),
     }

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -151,10 +152,10 @@ def assemble(workshop: Workshop) -> None:
 
 
 def hardware(device: torch.device) -> str:
-    """The device's name, with the number of threads for a CPU."""
+    """The device's name, or the number of CPU cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU cores ({torch.get_num_threads()} thread per stage)"
+    return f"{os.cpu_count()} CPU cores"
 
 
 def measure(workshop: Workshop) -> None:
