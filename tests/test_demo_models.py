@@ -43,7 +43,7 @@ def clip() -> Reward:
 
 @pytest.fixture(scope="module")
 def pipeline() -> StableDiffusionPipeline:
-    return StableDiffusionPipeline.from_pretrained(MODELS / "demo", torch_dtype=torch.float32)
+    return StableDiffusionPipeline.from_pretrained(MODELS / "demo", dtype=torch.float32)
 
 
 def test_judge_accepts_right_images_and_rejects_one_wrong_attribute(judge: SceneJudge) -> None:

@@ -163,7 +163,7 @@ def measure(workshop: Workshop) -> None:
     prompts = held_out_prompts(max(8, round(MEASURED_PROMPTS * min(1.0, workshop.scale))))
     scenes = max(8, round(MEASURED_SCENES * min(1.0, workshop.scale)))
     output = workshop.output
-    pipeline = StableDiffusionPipeline.from_pretrained(output / "demo", torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(output / "demo", dtype=torch.float32)
     clip = CLIPModel.from_pretrained(output / "demo-clip", dtype=torch.float32).eval()
     judge = JudgeModel.from_pretrained(output / "demo-judge")
     grid_prompts = held_out_prompts(max(8, round(GRID_PROMPTS * min(1.0, workshop.scale))), seed=1)
