@@ -1,0 +1,172 @@
+"""The whole loop of actors against the same loop in one process, with and without lost workers."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+import torch.distributed as dist
+from in_process import align_in_process, load_policy
+from numpy.typing import NDArray
+from settings import miniature_settings
+from torch import multiprocessing
+
+from actors.cluster import ClusterInfo
+from actors.crew import Crew, start_crew
+from actors.journal import start_journal
+from actors.learner import common_hash
+from actors.training import train
+from actors.weights import checksum_of, load_weights, start_weight_store
+from pipeline.adapter import flatten_adapter
+from pipeline.config import RunSettings
+from pipeline.learning import Learner
+
+pytest_plugins = ["model_fixtures"]
+
+pytestmark = pytest.mark.slow
+
+LATENT_SHAPE = (4, 8, 8)
+PATIENCE_S = 120
+
+# float32 rounding of a gradient's sum, carried through AdamW: a hundredth of what one step moves a weight.
+ROUNDING = 1e-5
+
+
+@pytest.fixture(scope="module")
+def settings(miniature_model: Path, miniature_clip: Path) -> RunSettings:
+    """TailorPO-G on two rollout workers with two batches each, one reward actor, one learner worker."""
+    return miniature_settings(
+        miniature_model,
+        iterations=3,
+        reward={"name": "clip", "path": str(miniature_clip)},
+        method={"guidance": {}},
+        rollout={"trajectories": 16, "batch_size": 4, "min_workers": 2, "max_workers": 2},
+        records={"save": True},
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(settings: RunSettings) -> list[NDArray[np.float32]]:
+    """Every published version of the adapter, from one process with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    published = align_in_process(settings)
+    torch.set_num_threads(threads)
+    return published
+
+
+@pytest.fixture(scope="module")
+def crew(ray_session: ClusterInfo, settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    """Fleets for all runs of this module; each run gets a journal and a weight store of its own by `fresh`."""
+    crew = start_crew(settings, tmp_path_factory.mktemp("crew"))
+    yield crew
+    crew.dismiss()
+
+
+def fresh(crew: Crew, directory: Path) -> Crew:
+    return replace(crew, store=start_weight_store(), journal=start_journal(directory))
+
+
+def hashes(directory: Path) -> list[str]:
+    return [json.loads(line)["adapter_sha256"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_actors_equal_one_process_bit_for_bit(settings, expected, crew, tmp_path):
+    run = fresh(crew, tmp_path)
+    train(settings, run, tmp_path)
+    assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]
+    assert np.array_equal(load_weights(ray.get(run.store.current.remote())), expected[-1])
+    assert np.abs(expected[-1] - expected[0]).max() > 100 * ROUNDING, "nothing was learnt, so nothing was compared"
+    records = ray.data.read_parquet(str(tmp_path / "records"))
+    assert records.count() == settings.iterations * settings.pairs_per_iteration
+    assert records.take_batch(3)["winner"].shape == (3, *LATENT_SHAPE)
+
+
+def test_two_learner_workers_equal_one_up_to_rounding(settings, expected, crew, tmp_path):
+    run = fresh(crew, tmp_path)
+    pair = settings.model_copy(update={"learner": settings.learner.model_copy(update={"num_workers": 2})})
+    train(pair, run, tmp_path)
+    found = load_weights(ray.get(run.store.current.remote()))
+    np.testing.assert_allclose(found, expected[-1], rtol=0, atol=ROUNDING)
+    assert len(hashes(tmp_path)) == settings.iterations
+    shares = sorted(path.name for path in (tmp_path / "records").iterdir())
+    assert shares == [
+        f"iteration_{iteration:06d}_worker_{rank:03d}.parquet" for iteration in range(3) for rank in range(2)
+    ]
+
+
+def test_killed_rollout_and_reward_workers_change_nothing(settings, expected, crew, tmp_path):
+    lost_before = [ray.get(fleet.stats.remote()).lost for fleet in (crew.rollout_fleet, crew.reward_fleet)]
+    killed: list[str] = []
+    killer = threading.Thread(target=kill_workers_in_the_second_iteration, args=(crew, tmp_path, killed))
+    killer.start()
+    train(settings, fresh(crew, tmp_path), tmp_path)
+    killer.join()
+    assert killed == ["RolloutWorker", "RewardActor"]
+    assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]
+    for fleet, before in zip((crew.rollout_fleet, crew.reward_fleet), lost_before, strict=True):
+        wait_until(lambda fleet=fleet, before=before: ray.get(fleet.stats.remote()).lost == before + 1)
+
+
+def kill_workers_in_the_second_iteration(crew: Crew, directory: Path, killed: list[str]) -> None:
+    """SIGKILL a rollout worker and a reward actor, each while it serves a call."""
+    metrics = directory / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") == 1)
+    for name, fleet in (("RolloutWorker", crew.rollout_fleet), ("RewardActor", crew.reward_fleet)):
+        wait_until(lambda fleet=fleet: ray.get(fleet.stats.remote()).busy > 0)
+        os.kill(process_of(name).pid, signal.SIGKILL)
+        killed.append(name)
+
+
+def process_of(actor_class: str) -> psutil.Process:
+    """An actor's process in this test's own Ray, the raylet of which is a child of this process."""
+    processes = psutil.Process().children(recursive=True)
+    return next(process for process in processes if f"ray::{actor_class}" in " ".join(process.cmdline()))
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def test_adapters_that_come_apart_stop_the_run(settings, tmp_path):
+    """Two learner workers in two processes: first with the same adapter, then with adapters of two seeds."""
+    meeting_point = f"file://{tmp_path / 'meeting_point'}"
+    spawned = multiprocessing.spawn(hash_as_rank, (meeting_point, settings), nprocs=1, join=False)
+    learner = Learner(load_policy(settings), settings)
+    dist.init_process_group("gloo", init_method=meeting_point, rank=0, world_size=2)
+    try:
+        assert common_hash(learner) == checksum_of(flatten_adapter(learner.policy))
+        with pytest.raises(RuntimeError, match="adapters differ"):
+            common_hash(learner)
+    finally:
+        dist.destroy_process_group()
+        spawned.join()
+
+
+def hash_as_rank(_: int, meeting_point: str, settings: RunSettings) -> None:
+    """Rank 1: agrees the first time; the second time with an adapter of another seed."""
+    dist.init_process_group("gloo", init_method=meeting_point, rank=1, world_size=2)
+    common_hash(Learner(load_policy(settings), settings))
+    with pytest.raises(RuntimeError, match="adapters differ"):
+        common_hash(Learner(load_policy(settings.model_copy(update={"seed": 8})), settings))
+    dist.destroy_process_group()
+
+
+def test_more_workers_than_a_fixed_cluster_can_hold_are_refused(settings, tmp_path, ray_session):
+    crowd = settings.rollout.model_copy(update={"min_workers": 999, "max_workers": 999, "num_cpus": 1.0})
+    with pytest.raises(ValueError, match="this cluster of fixed size has") as refusal:
+        start_crew(settings.model_copy(update={"rollout": crowd}), tmp_path)
+    assert "999" in str(refusal.value) and "rollout" in str(refusal.value)
