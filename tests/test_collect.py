@@ -162,10 +162,17 @@ def test_a_minimum_gap_makes_ties_of_close_pairs(policy: Policy, run_settings: R
 
 
 def test_a_tie_is_a_tie_even_where_guidance_raised_the_winner(policy: Policy, run_settings: RunSettings) -> None:
-    settings = with_method(run_settings, guidance={}, min_gap=1e6)
-    table = asyncio.run(collected(policy, ProjectionScorer(), settings))
-    assert all(table["guidance_accepted"].to_pylist())
-    assert all(table["tie"].to_pylist())
+    guidance = {"eta_min": 1.0, "eta_max": 1.0}
+    free = asyncio.run(collected(policy, ProjectionScorer(), with_method(run_settings, guidance=guidance)))
+    first = free.filter(pa.compute.field("row") == 0).to_pylist()[0]
+    ranked_gap = first["ranked_winner_score"] - first["loser_score"]
+    guided_gap = first["winner_score"] - first["loser_score"]
+    assert first["guidance_accepted"]
+    assert guided_gap > ranked_gap
+    between = (ranked_gap + guided_gap) / 2
+    strict = with_method(run_settings, guidance=guidance, min_gap=between)
+    table = asyncio.run(collected(policy, ProjectionScorer(), strict))
+    assert table.filter(pa.compute.field("row") == 0)["tie"].to_pylist() == [True]
 
 
 @pytest.mark.parametrize("guidance", [None, {}])
