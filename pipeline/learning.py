@@ -88,7 +88,7 @@ class Learner:
         losses = tailorpo_loss(
             mean, reference_mean, winner, loser, std, method.beta, method.reduction, method.ratio_clip
         )
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()
         with torch.no_grad():
             margins = preference_margin(mean, reference_mean, winner, loser, std, method.reduction)
             ratios = [log_ratio(mean, reference_mean, sample, std, method.reduction) for sample in (winner, loser)]
