@@ -1,8 +1,8 @@
 """Fleet: an elastic set of worker actors, leased call by call.
 
-The minimum of workers is asked for at once, the rest by `grow`, when every role of the run has its place: on a cluster of
-fixed size they would else take the learner's. Actors that wait for room are what makes an autoscaler add nodes.
-Work starts with the first worker that is ready, late ones join, lost ones are replaced, nothing waits for a fixed number.
+The minimum of workers is asked for at once, the rest by `grow`, when every role of the run has its place: on a cluster
+of fixed size they would else take the learner's. Actors that wait for room are what makes an autoscaler add nodes.
+Work starts with the first worker that is ready, late ones join, lost ones are replaced, and no number is waited for.
 """
 
 import asyncio

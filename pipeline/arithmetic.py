@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
-from peft import LoraConfig
 
 from pipeline.config import RunSettings
+from pipeline.policy import adapter_config
 
 FLOAT32_BYTES = 4
 
@@ -63,6 +63,6 @@ def _latent_and_adapter_sizes(settings: RunSettings) -> tuple[int, int]:
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config)
         unet.requires_grad_(False)
-        unet.add_adapter(LoraConfig(r=settings.lora.rank, target_modules=list(settings.lora.target_modules)))
+        unet.add_adapter(adapter_config(settings.lora))
     adapter = sum(value.numel() for value in unet.parameters() if value.requires_grad)
     return unet.config.in_channels * unet.config.sample_size**2, adapter

@@ -41,6 +41,8 @@ class LoraSettings(Settings):
     """LoRA scaling numerator; the update is multiplied by alpha / rank."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
     """Names of the UNet's linear layers that get an adapter."""
+    blocks: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Blocks of the UNet that get an adapter, such as mid_block or up_blocks.0; by default all of them."""
 
 
 class SamplingSettings(Settings):

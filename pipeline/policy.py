@@ -1,6 +1,7 @@
 """A diffusers text-to-image model with a LoRA adapter: the policy, and with the adapter off, the reference."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -65,15 +66,7 @@ class Policy:
         text_encoder.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            unet.add_adapter(
-                LoraConfig(
-                    r=lora.rank,
-                    lora_alpha=lora.alpha,
-                    target_modules=list(lora.target_modules),
-                    init_lora_weights="gaussian",
-                ),
-                adapter_name=ADAPTER_NAME,
-            )
+            unet.add_adapter(adapter_config(lora), adapter_name=ADAPTER_NAME)
         cast_training_params(unet, dtype=torch.float32)
         unet.to(device).eval()
         text_encoder.to(device).eval()
@@ -172,3 +165,12 @@ class Policy:
     def _call_network(self, x_t: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
         output = self._network(x_t.to(self.unet.dtype), timesteps, encoder_hidden_states=embeddings, return_dict=False)
         return output[0].float()
+
+
+def adapter_config(lora: LoraSettings) -> LoraConfig:
+    """The adapter for peft: one half Gaussian and the other zero, so that it begins as no change."""
+    modules: list[str] | str = list(lora.target_modules)
+    if lora.blocks is not None:
+        blocks, names = ("|".join(map(re.escape, choices)) for choices in (lora.blocks, lora.target_modules))
+        modules = rf"({blocks})\..*\b({names})"
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=modules, init_lora_weights="gaussian")

@@ -74,16 +74,25 @@ def check_model(path: str) -> None:
 
 
 def check_target_modules(settings: RunSettings) -> None:
-    """Refuse names of layers that the UNet does not have; peft would pass over them in silence.
+    """Refuse names of layers or blocks that the UNet does not have; peft would pass over them in silence.
 
     Raises:
-        ValueError: a name that no linear or convolutional layer ends with.
+        ValueError: a name that no linear or convolutional layer ends with, or a block that holds none.
     """
     config = UNet2DConditionModel.load_config(settings.model.path, subfolder="unet")
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config)
-    layers = [f".{name}" for name, layer in unet.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
-    unknown = [name for name in settings.lora.target_modules if not any(layer.endswith(f".{name}") for layer in layers)]
+    names = [name for name, layer in unet.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    blocks = [block for block in settings.lora.blocks or () if not any(name.startswith(f"{block}.") for name in names)]
+    if blocks:
+        known = sorted({".".join(name.split(".")[:2]) for name in names if "_blocks." in name})
+        raise ValueError(
+            f"lora.blocks names {', '.join(blocks)}, which the UNet of {settings.model.path!r} does not have; it has "
+            f"mid_block and {', '.join(known)}"
+        )
+    unknown = [
+        name for name in settings.lora.target_modules if not any(f".{layer}".endswith(f".{name}") for layer in names)
+    ]
     if unknown:
         raise ValueError(
             f"lora.target_modules names {', '.join(unknown)}, which no layer of the UNet of {settings.model.path!r} "

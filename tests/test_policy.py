@@ -215,6 +215,13 @@ def test_the_traced_network_follows_the_adapter_on_and_off(
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+def test_blocks_narrow_the_adapter(miniature_model: Path) -> None:
+    everywhere = make_policy(miniature_settings(miniature_model)).adapter_parameters()
+    narrowed = make_policy(miniature_settings(miniature_model, lora={"blocks": ["mid_block"]})).adapter_parameters()
+    assert set(narrowed) == {name for name in everywhere if name.startswith("mid_block.")}
+    assert 0 < len(narrowed) < len(everywhere)
+
+
 def test_an_adapter_on_no_layer_is_refused(miniature_model: Path) -> None:
     settings = miniature_settings(miniature_model, lora={"target_modules": ["to_nothing"]})
     with pytest.raises(ValueError, match="to_nothing"):

@@ -103,6 +103,12 @@ def test_layers_that_do_not_exist_are_refused(miniature_model: Path) -> None:
         check_run(settings)
 
 
+def test_blocks_that_do_not_exist_are_refused(miniature_model: Path) -> None:
+    settings = miniature_settings(miniature_model, lora={"blocks": ["mid_block", "up_blocks.7"]})
+    with pytest.raises(ValueError, match=r"lora.blocks names up_blocks.7, .*; it has mid_block and down_blocks.0"):
+        check_run(settings)
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
