@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines in a job log."""
 
+import math
 import sys
 import threading
 import time
@@ -67,10 +68,15 @@ def progress_line(metrics: Metrics, iterations: int, seconds: list[float]) -> st
     left = (iterations - metrics["iteration"] - 1) * sum(seconds) / len(seconds)
     minutes, remaining_seconds = divmod(round(left), 60)
     return (
-        f"iteration {metrics['iteration'] + 1}/{iterations}  reward {metrics['reward']:.4f}  "
-        f"loss {metrics['loss']:.4f}  {metrics['pairs'] / metrics['seconds']:.1f} pairs/s  "
+        f"iteration {metrics['iteration'] + 1}/{iterations}  reward {_decimal(metrics['reward'])}  "
+        f"loss {_decimal(metrics['loss'])}  {metrics['pairs'] / metrics['seconds']:.1f} pairs/s  "
         f"{minutes}:{remaining_seconds:02d} left"
     )
+
+
+def _decimal(value: float | None) -> str:
+    """Four decimals; a mean over nothing, such as the loss of an iteration of ties, is a dash."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def _bar(done: int, total: int) -> str:

@@ -1,6 +1,7 @@
 """The run folder: what a run leaves behind so that it can be believed, and taken up again."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def _to_line(metrics: dict[str, Any]) -> str:
+    """A line of strict JSON, in which a mean over nothing is null: JSON knows no NaN."""
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in metrics.items()
+    }
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
 class MetricsFile:
     """metrics.jsonl: one JSON object per iteration, every iteration exactly once."""
 
@@ -32,13 +41,13 @@ class MetricsFile:
     def keep_before(self, iteration: int) -> list[dict[str, Any]]:
         """Drop what a killed run wrote at or after `iteration`, half a line included; return what stays."""
         kept = [metrics for metrics in self.read() if metrics["iteration"] < iteration]
-        write_text(self.path, "".join(json.dumps(metrics) + "\n" for metrics in kept))
+        write_text(self.path, "".join(_to_line(metrics) for metrics in kept))
         return kept
 
     def append(self, metrics: dict[str, Any]) -> None:
         """Add one iteration; it is on the disk when this returns."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(_to_line(metrics))
             file.flush()
             os.fsync(file.fileno())
 

@@ -36,7 +36,7 @@ def test_the_time_left_is_the_mean_iteration_times_those_to_come(
 
 
 def test_an_iteration_of_ties_has_a_line_too() -> None:
-    assert "loss nan  0.0 pairs/s" in progress_line(metrics(0) | {"loss": float("nan"), "pairs": 0.0}, 10, [1.0])
+    assert "loss -  0.0 pairs/s" in progress_line(metrics(0) | {"loss": float("nan"), "pairs": 0.0}, 10, [1.0])
 
 
 def test_a_log_gets_a_plain_line_an_iteration() -> None:

@@ -1,6 +1,7 @@
 """The run folder: files that are whole or not there, and metrics that a kill cannot corrupt."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -30,6 +31,17 @@ def written(tmp_path: Path) -> MetricsFile:
 def test_a_line_is_one_iteration(written: MetricsFile) -> None:
     lines = written.path.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [metrics(iteration) for iteration in range(5)] == written.read()
+
+
+def test_a_mean_over_nothing_is_null_in_strict_json(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"iteration": 0, "loss": math.nan, "margin": math.inf, "reward": 1.0})
+    assert json.loads(file.path.read_text(), parse_constant=pytest.fail) == {
+        "iteration": 0,
+        "loss": None,
+        "margin": None,
+        "reward": 1.0,
+    }
 
 
 def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
