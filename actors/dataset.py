@@ -26,7 +26,7 @@ class RolloutTask:
     store: Any
     journal: Any
 
-    def __call__(self, block: pa.Table) -> pa.Table:
+    def roll_out(self, block: pa.Table) -> pa.Table:
         """A block holding one batch number, {"id": [n]} -> that batch's records."""
         (number,) = block["id"].to_pylist()
         rollout = self.settings.rollout
@@ -65,15 +65,10 @@ def rollout_dataset(
     context.execution_options.preserve_order = True
     # A task only waits for its worker; the fleet's leases bound the work.
     return ray.data.range(batches, override_num_blocks=batches).map_batches(
-        _roll_out,
-        fn_kwargs={"task": RolloutTask(settings, prompts, rollout_fleet, store, journal)},
+        RolloutTask(settings, prompts, rollout_fleet, store, journal).roll_out,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=0.01,
         compute=TaskPoolStrategy(size=min(batches, rollout.max_workers * rollout.batches_in_flight)),
     )
-
-
-def _roll_out(block: pa.Table, task: RolloutTask) -> pa.Table:
-    return task(block)

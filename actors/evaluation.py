@@ -44,10 +44,10 @@ class Evaluation:
 
     def picture(self) -> Image.Image:
         """The first pairs, base beside aligned, under their prompts."""
-        pictures = [
+        base, aligned = (
             [Image.fromarray(image) for image in images[:PICTURED_PAIRS]] for images in (self.base, self.aligned)
-        ]
-        return before_after_grid(*pictures, self.prompts[: len(pictures[0])])
+        )
+        return before_after_grid(base, aligned, self.prompts[: len(base)])
 
 
 async def evaluate(settings: RunSettings, rollout_fleet: Any, reward_fleet: Any, ticket: WeightTicket) -> Evaluation:

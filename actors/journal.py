@@ -81,7 +81,9 @@ class Journal:
 
 def start_journal(run_directory: Path) -> ActorHandle[Any]:
     """Start a Journal on the driver's node, where the run folder is."""
-    return ray.remote(Journal).options(**beside_the_driver()).remote(str(run_directory))
+    actor_class: Any = ray.remote(Journal)
+    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory))
+    return journal
 
 
 def _scalars(metrics: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,17 @@
+"""Pytest plugin: one finished run for the whole session."""
+
+from pathlib import Path
+
+import pytest
+from job_runs import FinishedJob, run_align, write_run_config
+
+
+@pytest.fixture(scope="session")
+def undisturbed_run(
+    miniature_model: Path, miniature_clip: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[FinishedJob, Path]:
+    """A run that nothing happened to: what it printed, and its folder."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    job = run_align("--config", write_run_config(directory, miniature_model, miniature_clip))
+    assert job.exit_code == 0, job.stderr
+    return job, directory / "guided"

@@ -1,0 +1,86 @@
+"""jobs/align.py run as users run it, in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import yaml
+from settings import miniature_values
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ALIGN = REPOSITORY / "jobs" / "align.py"
+
+# Guided runs of five iterations that leave a run folder with everything in it.
+ITERATIONS = 5
+
+
+class FinishedJob(NamedTuple):
+    """What is left of a process: its exit code, and all that it printed."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class RunningJob:
+    """A job in a session of its own, with the Ray that it starts."""
+
+    def __init__(self, *arguments: str | Path, directory: Path | None = None) -> None:
+        environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
+        self.process = subprocess.Popen(
+            [sys.executable, str(ALIGN), *map(str, arguments)],
+            cwd=directory or REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait(self) -> FinishedJob:
+        """Wait until it ends by itself."""
+        stdout, stderr = self.process.communicate()
+        return FinishedJob(self.process.returncode, stdout, stderr)
+
+    def kill(self) -> None:
+        """SIGKILL the job and every process that it started, all at once, as a power cut would."""
+        victims = [process for process in psutil.process_iter() if _session_of(process) == self.process.pid]
+        for victim in victims:
+            os.kill(victim.pid, signal.SIGKILL)
+        psutil.wait_procs(victims, timeout=30)
+        self.process.communicate()
+
+
+def run_align(*arguments: str | Path, directory: Path | None = None) -> FinishedJob:
+    """Run the job to its end."""
+    return RunningJob(*arguments, directory=directory).wait()
+
+
+def write_run_config(directory: Path, model: Path, clip: Path, **sections: Any) -> Path:
+    """A configuration file in `directory` whose run folder is `directory`/guided."""
+    values = miniature_values(
+        model,
+        name="guided",
+        output_dir=str(directory),
+        iterations=ITERATIONS,
+        reward={"name": "clip", "path": str(clip)},
+        method={"guidance": {}},
+        learner={"ema_decay": 0.9},
+        records={"save": True},
+        evaluation={"images": 4, "batch_size": 4},
+        **sections,
+    )
+    config = directory / "guided.yaml"
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return config
+
+
+def _session_of(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return None

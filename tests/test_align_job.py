@@ -1,0 +1,242 @@
+"""jobs/align.py from outside: what it refuses, what it prints, and what it leaves behind."""
+
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import ray
+import yaml
+from diffusers import StableDiffusionPipeline
+from job_runs import ITERATIONS, REPOSITORY, FinishedJob, write_run_config
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from jobs.align import main
+from pipeline.config_loading import load_settings
+from pipeline.records import records_schema
+
+pytest_plugins = ["model_fixtures", "job_fixtures"]
+
+PAIRS = 8 * 2
+LATENT_SHAPE = (4, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job sets variables of its process, which is this one where `main` is called."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+@pytest.fixture
+def run_folder(undisturbed_run: tuple[FinishedJob, Path]) -> Path:
+    return undisturbed_run[1]
+
+
+@pytest.fixture
+def metrics(run_folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# What a finished run leaves behind
+
+
+@pytest.mark.slow
+def test_the_terminal_shows_every_iteration_and_the_table_and_nothing_else(undisturbed_run):
+    job, folder = undisturbed_run
+    assert job.stderr == ""
+    first, *rest = job.stdout.splitlines()
+    assert first == f"guided: Ray started, results in {folder}"
+    assert [line.split()[1:3] for line in rest[:ITERATIONS]] == [
+        ["iteration", f"{number + 1}/{ITERATIONS}"] for number in range(ITERATIONS)
+    ]
+    assert rest[ITERATIONS].startswith("aligned in ")
+    assert "\n".join(rest[ITERATIONS + 1 :]) == (folder / "evaluation.md").read_text().rstrip("\n")
+
+
+@pytest.mark.slow
+def test_the_resolved_configuration_and_the_environment_are_kept(run_folder, miniature_model):
+    settings = load_settings(run_folder / "config.yaml")
+    assert settings.model.path == str(miniature_model)
+    assert settings.learner.micro_batch_size == 4 and settings.sampling.eta == 1.0
+    environment = json.loads((run_folder / "environment.json").read_text())
+    assert environment["packages"]["ray"] == ray.__version__
+    assert environment["cluster"]["mode"] == "started" and environment["cluster"]["nodes"] == 1
+    assert environment["truncated_prompts"] == 0
+
+
+@pytest.mark.slow
+def test_metrics_have_one_object_per_iteration(metrics):
+    assert [line["iteration"] for line in metrics] == [line["policy_version"] for line in metrics]
+    assert [line["iteration"] for line in metrics] == list(range(ITERATIONS))
+    assert len({line["adapter_sha256"] for line in metrics}) == ITERATIONS
+    for line in metrics:
+        assert line["pairs"] + line["tie_rate"] * PAIRS == pytest.approx(PAIRS)
+        assert [len(line[name]) for name in ("step_reward", "step_gap", "step_accepted", "step_move")] == [2] * 4
+        assert line["optimiser_steps"] == (line["iteration"] + 1) * PAIRS // 8 and line["skipped_steps"] == 0
+        assert line["rollout_seconds"] > 0 and line["learn_seconds"] > 0
+        assert line["gradient_norm"] > 0 and 0 <= line["implicit_accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_tensorboard_has_the_same_numbers(run_folder, metrics):
+    (file,) = (run_folder / "tensorboard").iterdir()
+    scalars = {
+        (value.tag, event.step): value.simple_value for event in read_events(file) for value in event.summary.value
+    }
+    for line in metrics:
+        assert scalars["reward", line["iteration"]] == pytest.approx(line["reward"])
+        assert scalars["step_gap/1", line["iteration"]] == pytest.approx(line["step_gap"][1])
+
+
+@pytest.mark.slow
+def test_sample_grids_are_drawn_when_due(run_folder):
+    names = sorted(path.name for path in (run_folder / "samples").iterdir())
+    assert names == [f"iteration_{iteration:06d}.png" for iteration in (0, 2, 4, ITERATIONS)]
+    sizes = {Image.open(run_folder / "samples" / name).size for name in names}
+    assert sizes == {(32, 32)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adapter", "adapter_ema"])
+def test_stock_diffusers_loads_the_adapters(run_folder, miniature_model, name):
+    pipeline = StableDiffusionPipeline.from_pretrained(miniature_model, safety_checker=None)
+    pipeline.load_lora_weights(run_folder / name)
+    (adapter,) = pipeline.get_list_adapters()["unet"]
+    lora_b = [value for key, value in pipeline.unet.named_parameters() if f"lora_B.{adapter}" in key]
+    assert lora_b and all(value.abs().max() > 0 for value in lora_b)
+    assert "TailorPO-G" in (run_folder / name / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_records_open_in_pandas(run_folder):
+    files = sorted((run_folder / "records").iterdir())
+    assert [file.name for file in files] == [
+        f"iteration_{iteration:06d}_worker_000.parquet" for iteration in range(ITERATIONS)
+    ]
+    frame = pd.read_parquet(files[1])
+    assert list(frame.columns) == records_schema(LATENT_SHAPE).names
+    assert sorted(frame["row"]) == list(range(PAIRS)) and set(frame["iteration"]) == {1}
+    assert len(frame["x_t"][0]) == math.prod(LATENT_SHAPE)
+
+
+@pytest.mark.slow
+def test_the_newest_checkpoints_are_kept(run_folder):
+    kept = sorted(path.name for path in (run_folder / "checkpoints").iterdir() if path.is_dir())
+    assert kept == [f"iteration_{iteration:06d}" for iteration in (ITERATIONS - 1, ITERATIONS)]
+
+
+@pytest.mark.slow
+def test_the_summary_the_table_and_the_picture_tell_the_same_comparison(run_folder, metrics):
+    summary = json.loads((run_folder / "summary.json").read_text())
+    comparison = summary["evaluation"]["clip"]
+    assert summary["last_iteration"] == metrics[-1] and summary["trajectories"] == 8 * ITERATIONS
+    assert comparison["pairs"] == 4
+    assert comparison["difference"] == pytest.approx(comparison["aligned_mean"] - comparison["base_mean"])
+    assert comparison["low"] <= comparison["difference"] <= comparison["high"] and comparison["difference"] != 0
+    table = (run_folder / "evaluation.md").read_text()
+    assert f"| clip | {comparison['base_mean']:.4f} | {comparison['aligned_mean']:.4f} |" in table
+    assert Image.open(run_folder / "before_after.png").width > 2 * 16
+
+
+# What is refused before any actor starts
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The message with which `main` ends; it must not have come as far as starting Ray."""
+    with pytest.raises(SystemExit) as exit_information:
+        main(arguments)
+    assert not ray.is_initialized()
+    assert capsys.readouterr().out == ""
+    return str(exit_information.value)
+
+
+@pytest.fixture
+def config(miniature_model: Path, miniature_clip: Path, tmp_path: Path) -> Path:
+    return write_run_config(tmp_path, miniature_model, miniature_clip)
+
+
+def test_a_misspelt_setting_is_named_with_the_nearest_known_one(config, capsys):
+    message = refusal(["--config", str(config), "rollout.batchsize=4"], capsys)
+    assert message.startswith("error: unknown setting rollout.batchsize; did you mean batch_size?")
+
+
+def test_an_existing_run_folder_is_refused_and_left_as_it_is(config, tmp_path, capsys):
+    (tmp_path / "guided").mkdir()
+    message = refusal(["--config", str(config)], capsys)
+    assert f"{tmp_path / 'guided'} exists" in message and "--resume" in message
+    assert list((tmp_path / "guided").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("model.path=/nowhere", ["model.path '/nowhere'"]),
+        ("reward={name: jpeg_compressibility}", ["method.guidance needs a differentiable reward", "jpeg_compressi"]),
+        ("reward.path=/nowhere/clip", ["/nowhere/clip"]),
+        ("method.trained_steps=[4, 1]", ["includes 1, the last step"]),
+        ("rollout.batch_size=3", ["rollout.trajectories=8 is no multiple of rollout.batch_size=3"]),
+        ("learner.num_workers=3", ["16 pairs", "num_workers=3"]),
+        ("prompts.train=/nowhere/prompts.txt", ["/nowhere/prompts.txt"]),
+    ],
+)
+def test_a_run_that_cannot_succeed_is_refused(override, parts, config, tmp_path, capsys):
+    message = refusal(["--config", str(config), override], capsys)
+    assert message.startswith("error: ")
+    assert all(part in message for part in parts), message
+    assert not (tmp_path / "guided").exists()
+
+
+def test_only_a_run_folder_can_be_resumed(tmp_path, capsys):
+    assert f"{tmp_path} is no run folder" in refusal(["--resume", str(tmp_path)], capsys)
+
+
+def test_a_resumed_run_takes_no_overrides(tmp_path, capsys):
+    assert "resumed as it was" in refusal(["--resume", str(tmp_path), "seed=3"], capsys)
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(config, tmp_path, capsys):
+    (tmp_path / "guided").mkdir()
+    main(["--config", str(config), "--dry-run", "rollout.batch_size=2"])
+    plan = yaml.safe_load(capsys.readouterr().out)
+    arithmetic = plan.pop("arithmetic")
+    assert plan["rollout"]["batch_size"] == 2 and plan["sampling"]["eta"] == 1.0
+    # T = 4, K = 2, guided: T + K + K policy calls, 3K + 1 scored images, and K images whose gradient is taken.
+    assert arithmetic["policy_calls_per_trajectory"] == 8
+    assert arithmetic["reference_calls_per_trajectory"] == 2
+    assert arithmetic["decoded_images_per_trajectory"] == 9
+    assert arithmetic["total_trajectories"] == 8 * ITERATIONS
+    assert arithmetic["total_optimiser_steps"] == ITERATIONS * PAIRS // 8
+    assert not ray.is_initialized() and list((tmp_path / "guided").iterdir()) == []
+
+
+def test_a_dry_run_does_not_import_ray(config, tmp_path):
+    """A module named ray that fails to import stands in the way of whoever tries."""
+    (tmp_path / "ray.py").write_text("raise RuntimeError('a dry run needs no Ray')\n")
+    script = tmp_path / "dry_run.py"
+    script.write_text("from jobs.align import main\nmain()\n")
+    finished = subprocess.run(
+        [sys.executable, str(script), "--config", str(config), "--dry-run"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert yaml.safe_load(finished.stdout)["name"] == "guided"
+
+
+def read_events(file: Path) -> Iterator[Event]:
+    """The events of a TensorBoard file: records of length, its checksum, the event, its checksum."""
+    with file.open("rb") as stream:
+        while header := stream.read(12):
+            (length,) = struct.unpack("<Q", header[:8])
+            yield Event.FromString(stream.read(length))
+            stream.seek(4, os.SEEK_CUR)
