@@ -35,7 +35,6 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
         The summary, as written to summary.json.
 
     Raises:
-        ValueError: a cluster that can never hold the run.
         RunFailedError: an actor, a reward or the learner failed; the message is the reason.
     """
     started = time.monotonic()

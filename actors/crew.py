@@ -40,13 +40,17 @@ class Crew:
             ray.kill(actor)
 
 
-def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
-    """Start the actors; those that cannot be placed yet wait for nodes.
+def check_room(settings: RunSettings) -> None:
+    """Refuse a run that the connected cluster can never hold.
 
     Raises:
-        ValueError: the cluster has a fixed size and can never hold the minimum of workers.
+        ValueError: the cluster has a fixed size, and the minimum of workers does not fit.
     """
     check_capacity(worker_requests(settings))
+
+
+def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
+    """Start the actors; those that cannot be placed yet wait for nodes."""
     store, journal = start_weight_store(), start_journal(run_directory)
     rewards = _start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
     rollouts = _start_pool(

@@ -92,7 +92,7 @@ def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
     from actors.alignment import align
     from actors.cluster import connect, disconnect
-    from actors.crew import cpus_of_all_workers
+    from actors.crew import check_room, cpus_of_all_workers
     from actors.failure import RunFailedError
     from pipeline.environment import describe_environment
     from pipeline.preflight import check_run
@@ -102,6 +102,7 @@ def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
     truncated = check_run(settings)
     cluster = connect(cpus_of_all_workers(settings))
     try:
+        check_room(settings)
         if not resumes:
             write_text(run_directory / CONFIG_FILE, dump_settings(settings))
         environment = describe_environment() | {

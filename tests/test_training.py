@@ -22,7 +22,7 @@ from settings import miniature_settings
 from torch import multiprocessing
 
 from actors.cluster import ClusterInfo
-from actors.crew import Crew, start_crew
+from actors.crew import Crew, check_room, start_crew
 from actors.journal import start_journal
 from actors.learner import common_hash
 from actors.training import train
@@ -165,8 +165,8 @@ def hash_as_rank(_: int, meeting_point: str, settings: RunSettings) -> None:
     dist.destroy_process_group()
 
 
-def test_more_workers_than_a_fixed_cluster_can_hold_are_refused(settings, tmp_path, ray_session):
+def test_more_workers_than_a_fixed_cluster_can_hold_are_refused(settings, ray_session):
     crowd = settings.rollout.model_copy(update={"min_workers": 999, "max_workers": 999, "num_cpus": 1.0})
     with pytest.raises(ValueError, match="this cluster of fixed size has") as refusal:
-        start_crew(settings.model_copy(update={"rollout": crowd}), tmp_path)
+        check_room(settings.model_copy(update={"rollout": crowd}))
     assert "999" in str(refusal.value) and "rollout" in str(refusal.value)
