@@ -40,6 +40,8 @@ def train(settings: RunSettings, crew: Crew, run_directory: Path) -> ray.train.R
     Raises:
         ray.train.TrainingFailedError: a learner worker failed, or a rollout or a reward it asked for.
     """
+    # Ray Train would move its workers to another folder, where the configuration's relative paths mean nothing.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
     prompts = load_train_prompts(settings.prompts.train)
     dataset = rollout_dataset(settings, prompts, crew.rollout_fleet, crew.store, crew.journal)

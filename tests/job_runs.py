@@ -61,13 +61,16 @@ def run_align(*arguments: str | Path, directory: Path | None = None) -> Finished
 
 
 def write_run_config(directory: Path, model: Path, clip: Path, **sections: Any) -> Path:
-    """A configuration file in `directory` whose run folder is `directory`/guided."""
+    """A configuration file in `directory` whose run folder is `directory`/guided.
+
+    Its paths are relative to the repository, where the job is started: every actor must understand them.
+    """
     values = miniature_values(
-        model,
+        Path(os.path.relpath(model, REPOSITORY)),
         name="guided",
         output_dir=str(directory),
         iterations=ITERATIONS,
-        reward={"name": "clip", "path": str(clip)},
+        reward={"name": "clip", "path": os.path.relpath(clip, REPOSITORY)},
         method={"guidance": {}},
         learner={"ema_decay": 0.9},
         records={"save": True},
