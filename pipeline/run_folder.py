@@ -26,7 +26,8 @@ def write_json(path: Path, value: Any) -> None:
 def _to_line(metrics: dict[str, Any]) -> str:
     """A line of strict JSON, in which a mean over nothing is null: JSON knows no NaN."""
     values = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in metrics.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
     }
     return json.dumps(values, allow_nan=False) + "\n"
 

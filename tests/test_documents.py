@@ -1,0 +1,47 @@
+"""Documents say what the code and the committed results say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.make_docs import CONFIGURATION_PAGE
+from pipeline.config_loading import load_settings, parse_settings
+from pipeline.config_reference import configuration_page
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+RUNS = sorted((REPOSITORY / "results").glob("*/evaluation.md"))
+
+
+def test_the_configuration_page_is_up_to_date() -> None:
+    assert CONFIGURATION_PAGE.read_text(encoding="utf-8") == configuration_page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("table", RUNS, ids=lambda path: path.parent.name)
+def test_the_readme_shows_every_committed_evaluation_as_it_was_written(table: Path) -> None:
+    assert table.read_text(encoding="utf-8").strip() in README
+
+
+@pytest.mark.parametrize("table", RUNS, ids=lambda path: path.parent.name)
+def test_a_committed_result_is_whole_and_of_the_settings_beside_it(table: Path) -> None:
+    folder = table.parent
+    settings = parse_settings(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert [row["iteration"] for row in metrics] == list(range(settings.iterations))
+    assert summary["last_iteration"] == metrics[-1]
+    assert all(row["pairs"] == settings.evaluation.images for row in summary["evaluation"].values())
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_compressibility"])
+def test_the_results_of_a_shipped_configuration_are_of_that_configuration(name: str) -> None:
+    shipped = load_settings(REPOSITORY / "configs" / f"{name}.yaml")
+    recorded = (REPOSITORY / "results" / shipped.name / "config.yaml").read_text(encoding="utf-8")
+    assert parse_settings(yaml.safe_load(recorded)) == shipped
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_holds(path: Path) -> None:
+    assert load_settings(path).iterations > 0
