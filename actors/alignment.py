@@ -40,7 +40,7 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
     started = time.monotonic()
     crew = start_crew(settings, run_directory)
     try:
-        with reporter.following(lambda first: ray.get(crew.journal.since.remote(first))):
+        with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
             result = train(settings, crew, run_directory)
         trained = time.monotonic()
         evaluation = _evaluate(settings, crew, run_directory) if settings.evaluation.images else None

@@ -32,12 +32,14 @@ class Journal:
         self.metrics = MetricsFile(self.directory / "metrics.jsonl")
         self._history: list[dict[str, Any]] = []
         self._failures: list[str] = []
+        self._first = 0
         self._tensorboard: SummaryWriter | None = None
 
     def begin(self, iteration: int) -> None:
         """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them."""
         from tensorboardX import SummaryWriter
 
+        self._first = iteration
         self._history = self.metrics.keep_before(iteration)
         self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=iteration)
 
@@ -51,8 +53,12 @@ class Journal:
         self._tensorboard.flush()
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
-        """Metrics of `iteration` and later, for the driver's progress line."""
+        """Metrics of `iteration` and later, those that an interrupted run made included."""
         return [metrics for metrics in self._history if metrics["iteration"] >= iteration]
+
+    def made_since(self, iteration: int) -> list[dict[str, Any]]:
+        """`since` without what an interrupted run made, for the driver's progress line."""
+        return self.since(max(iteration, self._first))
 
     def note_failure(self, reason: str) -> None:
         """Keep the reason why a rollout failed, for the driver's report."""

@@ -47,7 +47,9 @@ def test_a_resumed_run_replaces_what_its_checkpoint_does_not_hold(journal, tmp_p
     resumed = Journal(str(tmp_path))
     resumed.begin(2)
     assert [metrics["iteration"] for metrics in resumed.since(0)] == [0, 1]
+    assert resumed.made_since(0) == []
     resumed.record(iteration_metrics(2, reward=0.75))
+    assert [metrics["iteration"] for metrics in resumed.made_since(0)] == [2]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [iteration_metrics(0), iteration_metrics(1), iteration_metrics(2, reward=0.75)]
 

@@ -1,0 +1,86 @@
+"""A run that goes wrong, is killed, and is taken up again ends as if nothing had happened."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from job_runs import ITERATIONS, FinishedJob, RunningJob, run_align, write_run_config
+from safetensors.torch import load_file
+from transformers import CLIPModel
+
+pytest_plugins = ["model_fixtures", "job_fixtures"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def poisoned_run(
+    miniature_model: Path, miniature_clip: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[FinishedJob, Path]:
+    """A run whose reward is NaN: what it printed, and its folder."""
+    directory = tmp_path_factory.mktemp("poisoned")
+    clip = directory / "clip"
+    shutil.copytree(miniature_clip, clip)
+    model = CLIPModel.from_pretrained(clip)
+    with torch.no_grad():
+        model.logit_scale.fill_(torch.nan)
+    model.save_pretrained(clip)
+    return run_align("--config", write_run_config(directory, miniature_model, clip)), directory / "guided"
+
+
+@pytest.fixture(scope="module")
+def killed_run(poisoned_run: tuple[FinishedJob, Path], miniature_clip: Path) -> Path:
+    """The folder of the poisoned run after its reward was repaired, it was resumed, and it was killed half-way."""
+    folder = poisoned_run[1]
+    shutil.copytree(miniature_clip, folder.parent / "clip", dirs_exist_ok=True)
+    job = RunningJob("--resume", folder)
+    try:
+        while len(finished_iterations(folder)) < 2:
+            assert job.process.poll() is None, job.wait()
+            time.sleep(0.01)
+    finally:
+        job.kill()
+    return folder
+
+
+def finished_iterations(folder: Path) -> list[dict]:
+    metrics = folder / "metrics.jsonl"
+    return [json.loads(line) for line in metrics.read_text().split("\n")[:-1]] if metrics.exists() else []
+
+
+def test_a_poisoned_reward_stops_the_run_with_one_readable_report(poisoned_run):
+    job, folder = poisoned_run
+    assert job.exit_code == 1
+    lines = job.stderr.splitlines()
+    assert lines[0].startswith("error: RewardError: reward 'clip' returned nan for the prompt 'a ")
+    assert lines[1].endswith(f"continue with --resume {folder}")
+    assert len(lines) == 3 and "Traceback" not in job.stdout
+    details, logs = (Path(part.split()[-1]) for part in lines[2].split(";"))
+    assert details == folder / "error.log" and "UserCodeException" in details.read_text()
+    assert any(logs.glob("worker-*.err"))
+
+
+def test_a_poisoned_run_leaves_its_folder_and_no_half_iteration(poisoned_run):
+    folder = poisoned_run[1]
+    assert (folder / "config.yaml").is_file() and (folder / "environment.json").is_file()
+    assert finished_iterations(folder) == [] and not (folder / "adapter").exists()
+
+
+def test_a_killed_run_resumes_to_the_very_same_adapter(killed_run, undisturbed_run):
+    assert 2 <= len(finished_iterations(killed_run)) < ITERATIONS
+    job = run_align("--resume", killed_run)
+    assert job.exit_code == 0, job.stderr
+    undisturbed = undisturbed_run[1]
+    found, expected = finished_iterations(killed_run), finished_iterations(undisturbed)
+    assert [line["iteration"] for line in found] == list(range(ITERATIONS))
+    assert [line["adapter_sha256"] for line in found] == [line["adapter_sha256"] for line in expected]
+    for name in ("adapter", "adapter_ema"):
+        file = f"{name}/pytorch_lora_weights.safetensors"
+        resumed, uninterrupted = load_file(killed_run / file), load_file(undisturbed / file)
+        assert resumed.keys() == uninterrupted.keys()
+        assert all(torch.equal(resumed[key], uninterrupted[key]) for key in resumed)
+    first_shown = int(job.stdout.splitlines()[1].split("/")[0].split()[-1])
+    assert first_shown > 1, "the resumed run began anew"
