@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from actors.imaging import Images, draw_images
+from actors.imaging import Images, Scores, draw_images
 from actors.weights import WeightTicket
 from pipeline.config import RewardSettings, RunSettings
 from pipeline.images import before_after_grid
@@ -18,12 +19,16 @@ PICTURED_PAIRS = 12
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Paired comparisons by reward, and the images they were made from."""
+    """Paired comparisons by reward, and the images they were made from.
+
+    `changes` (N,) is how much the trained reward of each pair changed.
+    """
 
     comparisons: dict[str, PairedComparison]
     prompts: list[str]
     base: Images
     aligned: Images
+    changes: Scores
 
     def as_json(self) -> dict[str, Any]:
         """The numbers, for summary.json."""
@@ -43,11 +48,13 @@ class Evaluation:
         return "\n".join(lines)
 
     def picture(self) -> Image.Image:
-        """The first pairs, base beside aligned, under their prompts."""
-        base, aligned = (
-            [Image.fromarray(image) for image in images[:PICTURED_PAIRS]] for images in (self.base, self.aligned)
-        )
-        return before_after_grid(base, aligned, self.prompts[: len(base)])
+        """Base beside aligned, under their prompts: the pairs whose reward changed most, for better or worse.
+
+        Most pairs hardly differ after a short run; the order of the pairs is that of their samples.
+        """
+        chosen = sorted(np.argsort(-np.abs(self.changes), kind="stable")[:PICTURED_PAIRS].tolist())
+        base, aligned = ([Image.fromarray(images[pair]) for pair in chosen] for images in (self.base, self.aligned))
+        return before_after_grid(base, aligned, [self.prompts[pair] for pair in chosen])
 
 
 async def evaluate(settings: RunSettings, rollout_fleet: Any, reward_fleet: Any, ticket: WeightTicket) -> Evaluation:
@@ -61,7 +68,8 @@ async def evaluate(settings: RunSettings, rollout_fleet: Any, reward_fleet: Any,
         _label(reward, rewards): compare_paired(base_scores[index], scores[index], settings.seed)
         for index, reward in enumerate(rewards)
     }
-    return Evaluation(comparisons, [prompts[index % len(prompts)] for index in range(count)], base, aligned)
+    drawn = [prompts[index % len(prompts)] for index in range(count)]
+    return Evaluation(comparisons, drawn, base, aligned, changes=scores[0] - base_scores[0])
 
 
 def _label(reward: RewardSettings, rewards: Sequence[RewardSettings]) -> str:
