@@ -30,9 +30,10 @@ LATENT_SHAPE = (4, 8, 8)
 
 
 @pytest.fixture(autouse=True)
-def same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job sets variables of its process, which is this one where `main` is called."""
+def process_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`main`, called in this process, sets variables of it, and takes paths from the folder it is started in."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.chdir(REPOSITORY)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_the_terminal_shows_every_iteration_and_the_table_and_nothing_else(undis
 @pytest.mark.slow
 def test_the_resolved_configuration_and_the_environment_are_kept(run_folder, miniature_model):
     settings = load_settings(run_folder / "config.yaml")
-    assert settings.model.path == str(miniature_model)
+    assert Path(settings.model.path).resolve() == miniature_model
     assert settings.learner.micro_batch_size == 4 and settings.sampling.eta == 1.0
     environment = json.loads((run_folder / "environment.json").read_text())
     assert environment["packages"]["ray"] == ray.__version__
@@ -224,6 +225,7 @@ def test_a_dry_run_does_not_import_ray(config, tmp_path):
     script.write_text("from jobs.align import main\nmain()\n")
     finished = subprocess.run(
         [sys.executable, str(script), "--config", str(config), "--dry-run"],
+        cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
