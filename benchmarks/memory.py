@@ -1,6 +1,6 @@
 """Does memory grow? Resident size of every actor and the object store, over the iterations of a real run.
 
-    python benchmarks/memory.py --config configs/demo.yaml [--iterations 50] [section.key=value ...]
+    python -m benchmarks.memory --config configs/demo.yaml [--iterations 50] [section.key=value ...]
 
 Writes results/memory.json: for every process of the run its size after the first tenth of the iterations (when caches
 are full) and at the end, in MiB, and the growth per iteration by least squares over what lies between.
@@ -56,7 +56,11 @@ def main() -> None:
         "config": str(options.config),
         "overrides": options.overrides,
         "iterations": options.iterations,
-        "mebibytes": {name: summarise(points, options.iterations) for name, points in sorted(series.items())},
+        "mebibytes": {
+            name: summarise(points, options.iterations)
+            for name, points in sorted(series.items())
+            if lived_on(points, options.iterations)
+        },
         "environment": describe_environment(),
     }
     write_json(options.output, result)
@@ -100,6 +104,11 @@ def resident_sizes() -> dict[str, float]:
             if title.startswith(prefix):
                 sizes[f"{role} {process.info['pid']}"] = process.info["memory_info"].rss / MIB
     return sizes
+
+
+def lived_on(points: list[tuple[int, float]], iterations: int) -> bool:
+    """Whether a process was there after the first tenth and near the end; Ray also starts some that end at once."""
+    return points[-1][0] >= iterations * 9 // 10 and len(points) > 2
 
 
 def summarise(points: list[tuple[int, float]], iterations: int) -> dict[str, float]:

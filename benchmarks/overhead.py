@@ -1,6 +1,6 @@
 """How much slower is an iteration of the real job than its bare network calls?
 
-    python benchmarks/overhead.py --config configs/demo.yaml [--iterations 6] [section.key=value ...]
+    python -m benchmarks.overhead --config configs/demo.yaml [--iterations 6] [section.key=value ...]
 
 Runs the job's own actors for a few iterations, then times the same network calls at the same batch sizes back to back
 in one process with all cores, and writes both, their ratio and the share of each phase to results/overhead.json.
