@@ -51,6 +51,8 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 def save_pipeline(target: Path, vae: AutoencoderKL, denoiser: ConditionedDenoiser, tokenizer: CLIPTokenizer) -> None:
     """Write a ``StableDiffusionPipeline`` directory with SD v1.5's DDIM schedule."""
+    # diffusers would write down the folder it was loaded from, which is one of this machine's.
+    vae.register_to_config(_name_or_path="")
 
     def write(folder: Path) -> None:
         pipeline = StableDiffusionPipeline(
