@@ -65,7 +65,7 @@ def load_weights(ticket: WeightTicket) -> np.ndarray:
 
 
 class WeightStore:
-    """Keeps the newest few versions of the policy's weights and the number of the current iteration.
+    """Keeps the newest few versions of the policy's weights, each with the iteration it is for.
 
     Run it as an actor by `start_weight_store`. It puts the buffers into the object store itself: an object dies with
     the process that put it, and a learner may be killed at any time.
@@ -80,7 +80,6 @@ class WeightStore:
             raise ValueError(f"the weight store must keep at least one version, not keep={keep}")
         self._keep = keep
         self._tickets: dict[int, WeightTicket] = {}
-        self._iteration = 0
 
     def publish(self, version: int, iteration: int, flat: np.ndarray) -> str:
         """Make `flat` (float32, shape (parameters,)) the current weights and return their checksum.
@@ -97,15 +96,10 @@ class WeightStore:
         self._tickets[version] = WeightTicket(version, iteration, checksum, [ray.put(flat)])
         for outdated in sorted(self._tickets)[: -self._keep]:
             del self._tickets[outdated]
-        self._iteration = iteration
         return checksum
 
-    def begin_iteration(self, iteration: int) -> None:
-        """Set the iteration that tickets name from now on; the weights stay the newest published ones."""
-        self._iteration = iteration
-
     def current(self) -> WeightTicket:
-        """The newest weights, for the current iteration.
+        """The newest weights, for the iteration they were published for.
 
         Raises:
             RuntimeError: nothing was published yet.
@@ -114,8 +108,7 @@ class WeightStore:
             raise RuntimeError(
                 "no weights were published yet; the learner publishes version 0 before the first rollout"
             )
-        newest = self._tickets[max(self._tickets)]
-        return WeightTicket(newest.version, self._iteration, newest.checksum, newest.refs)
+        return self._tickets[max(self._tickets)]
 
     def versions(self) -> list[int]:
         """The versions held, oldest first."""
