@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from pipeline.rewards.clip_preprocessing import Preprocessing, load_preprocessin
 
 CACHED_PROMPTS = 65_536
 """Text embeddings kept, about 4 kB each; beyond that the least recently used one is computed again."""
+
+ClipLike = TypeVar("ClipLike", bound=CLIPModel)
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -132,7 +134,7 @@ class ClipReward(Reward):
 
     def factor(self) -> Tensor | float:
         """What multiplies the cosine, in float32 or better."""
-        return self.model.logit_scale.to(torch.promote_types(self.model.dtype, torch.float32)).exp()
+        return self.model.logit_scale.exp()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score ``images`` (B, 3, H, W) in [0, 1] against ``prompts`` (B). Returns (B,) float32, differentiable."""
@@ -142,7 +144,9 @@ class ClipReward(Reward):
         """Return the score (B,) in the precision it is computed in: float32, or float64 with a float64 model."""
         assert len(images) == len(prompts), f"{len(images)} images for {len(prompts)} prompts"
         pixel_values = self.preprocessing(images.to(self.model.device))
-        features = self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype)).pooler_output
+        features = self.model.get_image_features(
+            pixel_values=pixel_values.to(self.model.vision_model.dtype)
+        ).pooler_output
         image_embeddings = unit_vectors(features)
         text_embeddings = torch.stack([self._text_embedding(prompt) for prompt in prompts])
         return self.factor() * (image_embeddings * text_embeddings).sum(dim=-1)
@@ -186,10 +190,22 @@ def load_clip_model(source: str, dtype: torch.dtype) -> CLIPModel:
     Raises:
         ValueError: a weight is missing; transformers would make it up, and only warn.
     """
-    model, report = CLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    wide = torch.promote_types(dtype, torch.float32)
+    model, report = CLIPModel.from_pretrained(source, dtype=wide, output_loading_info=True)
     absent = sorted(report["missing_keys"])
     if absent:
         raise ValueError(f"{source!r} lacks {len(absent)} weights of its model, among them {', '.join(absent[:3])}")
+    return in_precision(model, dtype)
+
+
+def in_precision(model: ClipLike, dtype: torch.dtype) -> ClipLike:
+    """Move ``model``, which is in float32 or better, to ``dtype``, all but its logit scale.
+
+    The scale's exponential would turn the rounding of bfloat16 into 1 % of every score.
+    """
+    logit_scale = model.logit_scale.data
+    model.to(dtype)
+    model.logit_scale.data = logit_scale
     return model
 
 
