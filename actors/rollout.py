@@ -7,7 +7,7 @@ so nothing at the top of this module imports it.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from actors.weights import WeightTicket, load_weights
 from pipeline.config import RunSettings
 from pipeline.prompts import SampleBatch
+
+if TYPE_CHECKING:
+    from actors.denoising import Probe
 
 Array = NDArray[np.float32]
 
@@ -48,6 +51,15 @@ class RolloutWorker:
         """
         async with self._weights(ticket):
             return await self._denoiser.collect(batch, ticket.version, ticket.normalisation)
+
+    async def measure(self, probe: "Probe", batch: SampleBatch, ticket: WeightTicket) -> pa.Table:
+        """Make a measurement on a batch with the ticket's weights; `probe` is sent by name, as a function of a module.
+
+        Raises:
+            RewardError, WeightChecksumError: as `collect`.
+        """
+        async with self._weights(ticket):
+            return await self._denoiser.measure(probe, batch, ticket.normalisation)
 
     async def generate(self, batch: SampleBatch, ticket: WeightTicket) -> Array:
         """Clean latents (B, C, H, W) float32 of a batch of prompts with the ticket's weights."""
