@@ -16,9 +16,10 @@ from pipeline.claims.plan import ARMS, ClaimsPlan
 from pipeline.claims.table_files import read_table, write_table
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, load_settings
+from pipeline.environment import describe_environment
 from pipeline.progress import ProgressReporter
 from pipeline.rewards import training_scale
-from pipeline.run_folder import MetricsFile, write_text
+from pipeline.run_folder import MetricsFile, write_json, write_text
 
 Rows = list[dict[str, Any]]
 
@@ -27,7 +28,6 @@ def make_table(plan: ClaimsPlan, name: str, output: Path) -> None:
     """Make a table and write it into `output`, unless an equal one lies there.
 
     Raises:
-        ValueError: the folder of one of its runs holds another run.
         RunFailedError: an actor, a reward or a learner failed; the message is the reason.
     """
     inputs = plan.inputs(name)
@@ -42,7 +42,9 @@ def make_table(plan: ClaimsPlan, name: str, output: Path) -> None:
         print(f"{name}: {plan.samples} samples", flush=True)
         rows = MEASUREMENTS[name](plan.measured(name), plan.samples, output)
         seconds = time.monotonic() - started
-    write_table(output, name, {"num_steps": plan.settings.sampling.num_steps, "rows": rows, "seconds": seconds}, inputs)
+    settings = plan.settings
+    result = {"configuration": settings.name, "seed": settings.seed, "num_steps": settings.sampling.num_steps}
+    write_table(output, name, result | {"rows": rows, "seconds": seconds}, inputs)
 
 
 def _orders(settings: RunSettings, samples: int, output: Path) -> Rows:
@@ -59,35 +61,37 @@ def _guidance(settings: RunSettings, samples: int, output: Path) -> Rows:
 MEASUREMENTS = {"order": _orders, "guidance": _guidance}
 
 
+def check_folders(plan: ClaimsPlan) -> None:
+    """Refuse folders that were made by other settings: their runs would be taken for those of the tables.
+
+    Raises:
+        ValueError: which folder.
+    """
+    for arm in (arm for name in plan.tables if name in ARMS for arm in plan.arms(name)):
+        config = _folder(arm) / "config.yaml"
+        if config.is_file() and load_settings(config) != arm.settings:
+            raise ValueError(
+                f"{_folder(arm)} holds a run with other settings; move it away, or give another output_dir=... to keep "
+                "both"
+            )
+
+
 def align_arm(arm: Arm) -> dict[str, Any]:
     """Make the run of an arm, or what is left of it, or nothing where it is finished; return what it shows.
 
     Raises:
-        ValueError: its folder holds a run with other settings.
         RunFailedError: as `align`.
     """
-    settings = arm.settings
-    directory = Path(settings.output_dir) / settings.name
+    settings, directory = arm.settings, _folder(arm)
     config, summary = directory / "config.yaml", directory / "summary.json"
-    check_arm(arm)
-    if not config.is_file():
-        write_text(config, dump_settings(settings))
     if not summary.is_file():
         print(f"{settings.name}: {arm.label}, results in {directory}", flush=True)
+        write_json(directory / "environment.json", describe_environment())
+        write_text(config, dump_settings(settings))
         align(settings, directory, ProgressReporter(settings.iterations))
     found = json.loads(summary.read_text(encoding="utf-8"))
     return arm_row(arm, found, MetricsFile(directory / "metrics.jsonl").read())
 
 
-def check_arm(arm: Arm) -> None:
-    """Refuse a folder that was made by other settings: its run would be taken for this one.
-
-    Raises:
-        ValueError: which folder.
-    """
-    directory = Path(arm.settings.output_dir) / arm.settings.name
-    config = directory / "config.yaml"
-    if config.is_file() and load_settings(config) != arm.settings:
-        raise ValueError(
-            f"{directory} holds a run with other settings; move it away, or give another output_dir=... to keep both"
-        )
+def _folder(arm: Arm) -> Path:
+    return Path(arm.settings.output_dir) / arm.settings.name

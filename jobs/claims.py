@@ -3,11 +3,13 @@
 import argparse
 import logging
 import sys
+import traceback
 from pathlib import Path
 
 from jobs.quiet import be_quiet
+from pipeline.claims import TABLES
 
-TABLES = ("order", "guidance", "steps", "strength")
+ERROR_FILE = "error.log"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -45,17 +47,19 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ValueError: a setting or a cluster with which a table cannot be made.
     """
-    from actors.claims import make_table
+    from actors.claims import check_folders, make_table
     from actors.cluster import connect, disconnect
     from actors.crew import check_room, cpus_of_all_workers
     from actors.failure import RunFailedError
     from pipeline.claims.plan import ClaimsPlan
     from pipeline.config_loading import load_settings
     from pipeline.preflight import own_modules
+    from pipeline.run_folder import write_text
 
     settings = load_settings(options.config, options.overrides)
     plan = ClaimsPlan(settings, options.samples, options.iterations, options.tables)
     plan.check()
+    check_folders(plan)
     cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
     try:
         check_room(settings)
@@ -63,8 +67,11 @@ def run(options: argparse.Namespace) -> None:
             make_table(plan, name, options.output)
         print((options.output / "claims.md").read_text(encoding="utf-8"), end="")
     except RunFailedError as error:
+        write_text(options.output / ERROR_FILE, "".join(traceback.format_exception(error)))
         sys.exit(
-            f"error: {error}\nAll that was done is kept; when the cause is gone, the same command goes on from there."
+            f"error: {error}\n"
+            "All that was done is kept; when the cause is gone, the same command goes on from there\n"
+            f"Details: {options.output / ERROR_FILE}; logs of every process: {cluster.log_directory}"
         )
     finally:
         disconnect(cluster)

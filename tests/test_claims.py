@@ -11,10 +11,11 @@ from policies import make_policy
 from scorers import CountingScorer, ProjectionScorer
 from settings import miniature_settings, miniature_values
 
+from pipeline.claims import TABLES
 from pipeline.claims.arms import evenly_spread, step_arms, strength_arms
 from pipeline.claims.guided import guidance_rows, measure_guidance
 from pipeline.claims.order import FINISHES, disagreement, measure_orders, order_rows
-from pipeline.claims.plan import TABLES, ClaimsPlan
+from pipeline.claims.plan import ClaimsPlan
 from pipeline.config import RunSettings
 from pipeline.config_loading import parse_settings
 from pipeline.methods.tailorpo import collect
@@ -178,15 +179,24 @@ def test_one_thing_varies_in_a_comparison() -> None:
 
 
 def test_a_plan_refuses_what_cannot_succeed_before_anything_starts(miniature_model: Path) -> None:
-    model = {"model": {"path": str(miniature_model)}}
+    model = {"model": {"path": str(miniature_model)}, "evaluation": {"images": 4}}
     jpeg = demo_like(**model)
     ClaimsPlan(jpeg, 8, 2, ("order", "steps")).check()
     for table in ("guidance", "strength"):
         with pytest.raises(ValueError, match="guidance needs a differentiable reward"):
             ClaimsPlan(jpeg, 8, 2, (table,)).check()
     for samples in (0, -4, 6):
-        with pytest.raises(ValueError, match=rf"--samples {samples} is no multiple of rollout.batch_size=4; 4 is"):
+        with pytest.raises(
+            ValueError, match=rf"--samples {samples} is no multiple of rollout.batch_size=4 above 1; 4 is"
+        ):
             ClaimsPlan(jpeg, samples, 2, ("order",)).check()
+    with pytest.raises(ValueError, match=r"--samples 1 is no multiple of rollout.batch_size=1 above 1; 2 is"):
+        ClaimsPlan(demo_like(**model, rollout={"batch_size": 1}), 1, 2, ("order",)).check()
+    unevaluated = demo_like(**model | {"evaluation": {"images": 0}})
+    ClaimsPlan(unevaluated, 8, 2, ("order",)).check()
+    for table in ("steps", "strength"):
+        with pytest.raises(ValueError, match=r"evaluation.images=0 leaves nothing to compare runs by"):
+            ClaimsPlan(unevaluated, 8, 2, ("order", table)).check()
     ddpo = demo_like(**model, method={"name": "ddpo"})
     for table in TABLES:
         with pytest.raises(ValueError, match=r"method.name='ddpo': the claims are about TailorPO"):

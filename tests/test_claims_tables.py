@@ -14,14 +14,14 @@ from PIL import Image
 from settings import miniature_settings, miniature_values
 
 from actors import claims
-from actors.claims import align_arm, make_table
+from actors.claims import align_arm, check_folders, make_table
 from actors.cluster import ClusterInfo
-from jobs.claims import TABLES as TABLES_OF_THE_JOB
 from jobs.claims import main, parse_arguments
+from pipeline.claims import TABLES
 from pipeline.claims.arms import strength_arms
 from pipeline.claims.guided import guidance_rows, measure_guidance
 from pipeline.claims.page import claims_page
-from pipeline.claims.plan import TABLES, ClaimsPlan
+from pipeline.claims.plan import ClaimsPlan
 from pipeline.claims.table_files import read_table, write_table
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings
@@ -49,12 +49,13 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 def result(name: str) -> dict[str, Any]:
-    return {"num_steps": 20, "rows": ROWS[name], "seconds": 3.2}
+    return {"configuration": "demo", "seed": 5, "num_steps": 20, "rows": ROWS[name], "seconds": 3.2}
 
 
 def test_every_table_has_its_section_and_its_numbers() -> None:
     page = claims_page({name: result(name) for name in TABLES})
     assert page.count("\n## ") == len(TABLES)
+    assert page.count("Made from `demo` with seed 5, in 3 s.") == len(TABLES)
     assert "| 16 | 0.250 [0.125, 0.500] | 0.250 [0.125, 0.500] | 8 |" in page
     assert "| 20 | 0.250 [0.125, 0.500] | 0.83 | 0.250 [0.125, 0.500] | 8 |" in page
     changed = "+0.5000 [-0.2500, +1.0000]"
@@ -105,17 +106,17 @@ def test_a_finished_run_is_read_and_not_made_again(arm_settings: RunSettings, tm
 
 
 def test_a_folder_of_another_run_is_refused_and_left_as_it_is(arm_settings: RunSettings, tmp_path: Path) -> None:
-    first, second = (strength_arms(arm_settings, iterations, factors=[1.0])[0] for iterations in (2, 3))
-    folder = tmp_path / "miniature-claims-strength-1"
+    plan, longer = (ClaimsPlan(arm_settings, 8, iterations, ("order", "strength")) for iterations in (2, 3))
+    folder = tmp_path / "miniature-claims-strength-4"
     folder.mkdir()
-    (folder / "config.yaml").write_text(dump_settings(first.settings))
-    with pytest.raises(ValueError, match=r"strength-1 holds a run with other settings; move it away, or give another"):
-        align_arm(second)
+    (folder / "config.yaml").write_text(dump_settings(plan.runs("strength")[-1]))
+    check_folders(plan)
+    with pytest.raises(ValueError, match=r"strength-4 holds a run with other settings; move it away, or give another"):
+        check_folders(longer)
     assert [path.name for path in folder.iterdir()] == ["config.yaml"]
 
 
 def test_the_job_knows_the_tables_and_refuses_others(capsys: pytest.CaptureFixture[str]) -> None:
-    assert TABLES_OF_THE_JOB == TABLES
     assert parse_arguments(["--config", "x.yaml", "--tables", "steps,order", "seed=1"]).tables == ("order", "steps")
     with pytest.raises(SystemExit):
         parse_arguments(["--config", "x.yaml", "--tables", "orders"])

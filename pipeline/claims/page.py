@@ -100,7 +100,8 @@ def _arms(result: Result, title: str, text: str) -> str:
 def _section(title: str, text: str, header: tuple[str, ...], rows: list[tuple[Any, ...]], result: Result) -> str:
     lines = [header, ("---",) * len(header), *rows]
     table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-    note = f"Brackets are 95 % bootstrap intervals. Made in {result['seconds']:.0f} s."
+    source = f"`{result['configuration']}` with seed {result['seed']}, in {result['seconds']:.0f} s"
+    note = f"Brackets are 95 % bootstrap intervals. Made from {source}."
     return f"\n## {title}\n\n{text}\n\n{table}\n\n{note}\n"
 
 

@@ -16,8 +16,6 @@ MEASURED_STEPS = 5
 ARMS: dict[str, Callable[[RunSettings, int], list[Arm]]] = {"steps": step_arms, "strength": strength_arms}
 """Tables of alignment runs; the others are measurements on the base model."""
 
-TABLES = ("order", "guidance", *ARMS)
-
 
 @dataclass(frozen=True)
 class ClaimsPlan:
@@ -27,7 +25,7 @@ class ClaimsPlan:
         settings: the run whose model, rewards and prompts are taken.
         samples: trajectories of each measurement.
         iterations: of each alignment run.
-        tables: which of `TABLES`.
+        tables: which of `pipeline.claims.TABLES`.
     """
 
     settings: RunSettings
@@ -42,11 +40,13 @@ class ClaimsPlan:
             ValueError: what is wrong and what to change.
         """
         size = self.settings.rollout.batch_size
-        if self.samples < size or self.samples % size:
+        if self.samples < max(2, size) or self.samples % size:
+            whole = max(1, self.samples // size) * size
             raise ValueError(
-                f"--samples {self.samples} is no multiple of rollout.batch_size={size}; "
-                f"{max(1, self.samples // size) * size} is"
+                f"--samples {self.samples} is no multiple of rollout.batch_size={size} above 1; {max(2, whole)} is"
             )
+        if self.settings.evaluation.images == 0 and not ARMS.keys().isdisjoint(self.tables):
+            raise ValueError("evaluation.images=0 leaves nothing to compare runs by; set it, or choose other --tables")
         for name in self.tables:
             for run in self.runs(name):
                 check_run(run)

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.claims import TABLES
 from pipeline.claims.chart import claims_chart
 from pipeline.claims.page import Result, claims_page
-from pipeline.claims.plan import TABLES
 from pipeline.environment import describe_environment
 from pipeline.images import save_png
 from pipeline.run_folder import write_json, write_text
