@@ -52,8 +52,8 @@ def check_room(settings: RunSettings) -> None:
 def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
     """Start the actors; those that cannot be placed yet wait for nodes."""
     store, journal = start_weight_store(), start_journal(run_directory)
-    rewards = _start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
-    rollouts = _start_pool(
+    rewards = start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
+    rollouts = start_pool(
         "rollout",
         RolloutWorker,
         (settings, rewards),
@@ -66,8 +66,8 @@ def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
 def worker_requests(settings: RunSettings) -> list[WorkerRequest]:
     """The least that must fit on the cluster at once."""
     pools = {"reward_actors": settings.reward_actors, "rollout": settings.rollout}
-    requests = [WorkerRequest(role, pool.min_workers, _resources(pool)) for role, pool in pools.items()]
-    return [*requests, WorkerRequest("learner", settings.learner.num_workers, _resources(settings.learner))]
+    requests = [WorkerRequest(role, pool.min_workers, resources_of(pool)) for role, pool in pools.items()]
+    return [*requests, WorkerRequest("learner", settings.learner.num_workers, resources_of(settings.learner))]
 
 
 def cpus_of_all_workers(settings: RunSettings) -> float:
@@ -77,9 +77,10 @@ def cpus_of_all_workers(settings: RunSettings) -> float:
     return pools + settings.learner.num_workers * settings.learner.num_cpus
 
 
-def _start_pool(
+def start_pool(
     name: str, actor_class: type, actor_args: tuple[Any, ...], pool: PoolSettings, calls_per_worker: int
 ) -> Any:
+    """Start a fleet of equal actors as the settings of its pool say."""
     return start_fleet(
         name,
         actor_class,
@@ -91,5 +92,6 @@ def _start_pool(
     )
 
 
-def _resources(workers: Any) -> dict[str, float]:
+def resources_of(workers: Any) -> dict[str, float]:
+    """What each worker of a pool, or of the learner, reserves."""
     return {"CPU": workers.num_cpus, "GPU": workers.num_gpus}

@@ -85,7 +85,7 @@ def _publish(config: TrainLoopConfig, learner: Learner, version: int) -> None:
     ray.get(config.store.publish.remote(version, version, adapter, normalisation))
     if version % settings.samples.every == 0 or version == settings.iterations:
         ticket = ray.get(config.store.current.remote())
-        _, images = asyncio.run(
+        images = asyncio.run(
             draw_images(
                 config.rollout_fleet,
                 config.reward_fleet,

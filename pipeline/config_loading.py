@@ -3,13 +3,15 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import REWARD_TAGS, RunSettings
 from pipeline.config_files import read_config
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
@@ -20,7 +22,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
     """
     values = read_config(path)
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     return parse_settings(values)
 
 
@@ -30,10 +32,19 @@ def parse_settings(values: dict[str, Any]) -> RunSettings:
     Raises:
         ValueError: as `load_settings`; every fault is listed, a line each.
     """
+    return parse_as(RunSettings, values)
+
+
+def parse_as(model: type[Model], values: dict[str, Any]) -> Model:
+    """`parse_settings` of another kind of job.
+
+    Raises:
+        ValueError: as `parse_settings`.
+    """
     try:
-        return RunSettings.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        faults = [_explain(fault) for fault in error.errors()]
+        faults = [_explain(fault, model) for fault in error.errors()]
         raise ValueError("\n".join(faults)) from None
 
 
@@ -42,7 +53,12 @@ def dump_settings(settings: RunSettings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Put the value of "section.key=value" into a tree of plain values.
+
+    Raises:
+        ValueError: it has another form, or its key leads through a value.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ValueError(f"override {override!r} is not of the form section.key=value")
@@ -70,8 +86,8 @@ def _place(section: dict[str, Any] | list[Any], name: str, override: str) -> str
     return int(name)
 
 
-def _explain(fault: Any) -> str:
-    key, section = _locate(fault["loc"])
+def _explain(fault: Any, root: type[BaseModel]) -> str:
+    key, section = _locate(fault["loc"], root)
     if fault["type"] == "extra_forbidden":
         known = list(section.model_fields)
         nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
@@ -84,9 +100,9 @@ def _explain(fault: Any) -> str:
     return f"{key}={fault['input']!r}: {message}" if key and not isinstance(fault["input"], dict) else message
 
 
-def _locate(location: Sequence[int | str]) -> tuple[str, type[BaseModel]]:
+def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[str, type[BaseModel]]:
     """The dotted key of a fault, and the section its last part was looked for in."""
-    section: type[BaseModel] = RunSettings
+    section = root
     choices: list[type[BaseModel]] = []
     key = []
     for name in (part for part in location if part not in REWARD_TAGS):

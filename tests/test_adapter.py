@@ -1,62 +1,28 @@
 """The adapter as a vector, and as a LoRA directory that stock diffusers draws the same pictures with."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from policies import make_policy
 from settings import miniature_settings
+from stock_pipeline import PROMPTS, SEED, stock_latents
 
 from pipeline.adapter import export_adapter, flatten_adapter, load_flat_adapter
 from pipeline.generation import evaluation_batch, generate_latents
-from pipeline.noise import INITIAL_STEP, SampleNoise
-from pipeline.policy import Policy
+from pipeline.training_record import read_training_record, training_record
 
 pytest_plugins = ["model_fixtures"]
 
-PROMPTS = ["a red circle", "a small blue star left of a green ring"]
-SEED = 7
-
-
-class FedDDIMScheduler(DDIMScheduler):
-    """diffusers' own step, with the noise of our samples instead of its generator's."""
-
-    fed_noise: SampleNoise
-
-    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, eta: float = 0.0, **_: Any) -> Any:
-        index = self.timesteps.tolist().index(int(timestep))
-        noise = self.fed_noise.draw(sample.shape[1:], index)
-        return super().step(model_output, timestep, sample, eta, variance_noise=noise, return_dict=False)
-
-
-def stock_latents(model: Path, adapter: Path | None, policy: Policy) -> torch.Tensor:
-    """x_0 (B, C, H, W) by `StableDiffusionPipeline.__call__`, eta 1, with the policy's noise."""
-    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = FedDDIMScheduler.from_config(pipeline.scheduler.config)
-    batch = evaluation_batch(PROMPTS, 0, 2)
-    noise = SampleNoise(SEED, batch.iteration, batch.samples)
-    pipeline.scheduler.fed_noise = noise
-    if adapter is not None:
-        pipeline.load_lora_weights(adapter)
-    return pipeline(
-        prompt=PROMPTS,
-        num_inference_steps=policy.transition.num_steps,
-        guidance_scale=policy.guidance_scale,
-        eta=1.0,
-        latents=noise.draw(policy.latent_shape, INITIAL_STEP),
-        output_type="latent",
-        return_dict=False,
-    )[0]
+FILES = {"pytorch_lora_weights.safetensors", "README.md", "training.json"}
+RECORD = training_record(miniature_settings(Path("the/base")))
 
 
 @pytest.mark.parametrize("alpha", [4, 16])
 def test_stock_diffusers_draws_the_same_latents(miniature_model: Path, tmp_path: Path, alpha: int) -> None:
     policy = make_policy(miniature_settings(miniature_model, lora={"rank": 4, "alpha": alpha}), adapter_scale=0.3)
-    export_adapter(policy, tmp_path / "adapter", "card")
+    export_adapter(policy, tmp_path / "adapter", "card", RECORD)
     ours = generate_latents(policy, evaluation_batch(PROMPTS, 0, 2), SEED)
     scale = ours.abs().max().item()
     stock = stock_latents(miniature_model, tmp_path / "adapter", policy)
@@ -71,7 +37,7 @@ def test_stock_diffusers_draws_the_same_latents(miniature_model: Path, tmp_path:
 def test_other_target_modules_are_exported_too(miniature_model: Path, tmp_path: Path) -> None:
     lora = {"rank": 2, "alpha": 3, "target_modules": ["to_q", "ff.net.0.proj", "proj_in", "conv1"]}
     policy = make_policy(miniature_settings(miniature_model, lora=lora), adapter_scale=0.3)
-    export_adapter(policy, tmp_path / "adapter", "card")
+    export_adapter(policy, tmp_path / "adapter", "card", RECORD)
     ours = generate_latents(policy, evaluation_batch(PROMPTS, 0, 2), SEED)
     stock = stock_latents(miniature_model, tmp_path / "adapter", policy)
     torch.testing.assert_close(stock, ours, rtol=0, atol=1e-4 * ours.abs().max().item())
@@ -79,32 +45,34 @@ def test_other_target_modules_are_exported_too(miniature_model: Path, tmp_path: 
 
 def test_the_directory_holds_weights_and_card_and_nothing_else(miniature_model: Path, tmp_path: Path) -> None:
     directory = tmp_path / "adapter"
-    export_adapter(make_policy(miniature_settings(miniature_model)), directory, "# card, für 🦊")
-    assert {path.name for path in directory.iterdir()} == {"pytorch_lora_weights.safetensors", "README.md"}
+    export_adapter(make_policy(miniature_settings(miniature_model)), directory, "# card, für 🦊", RECORD)
+    assert {path.name for path in directory.iterdir()} == FILES
     assert (directory / "README.md").read_text(encoding="utf-8") == "# card, für 🦊"
+    assert read_training_record(str(directory)) == RECORD
+    assert RECORD.base_model == "the/base" and RECORD.rewards[0].name == "jpeg_compressibility"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_an_export_replaces_the_last_one_whole(miniature_model: Path, tmp_path: Path) -> None:
     directory, debris = tmp_path / "adapter", tmp_path / ".adapter.partial"
     policy = make_policy(miniature_settings(miniature_model))
-    export_adapter(policy, directory, "first")
+    export_adapter(policy, directory, "first", RECORD)
     (directory / "left_over").touch()
     debris.mkdir()
     (debris / "half_written").touch()
-    export_adapter(policy, directory, "second")
+    export_adapter(policy, directory, "second", RECORD)
     assert (directory / "README.md").read_text() == "second"
-    assert {path.name for path in directory.iterdir()} == {"pytorch_lora_weights.safetensors", "README.md"}
+    assert {path.name for path in directory.iterdir()} == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_an_export_that_fails_leaves_the_last_one(miniature_model: Path, tmp_path: Path) -> None:
     directory = tmp_path / "adapter"
     policy = make_policy(miniature_settings(miniature_model))
-    export_adapter(policy, directory, "first")
+    export_adapter(policy, directory, "first", RECORD)
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     with pytest.raises(UnicodeEncodeError):
-        export_adapter(policy, directory, "\ud800 cannot be written as UTF-8")
+        export_adapter(policy, directory, "\ud800 cannot be written as UTF-8", RECORD)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
 
 
