@@ -10,7 +10,6 @@ from actors.imaging import Images, Scores, draw_images
 from actors.weights import WeightTicket
 from pipeline.config import RunSettings
 from pipeline.images import before_after_grid
-from pipeline.prompts import load_held_out_prompts
 from pipeline.statistics import PairedComparison, compare_paired
 
 PICTURED_PAIRS = 12
@@ -59,10 +58,11 @@ class Evaluation:
         return before_after_grid(base, aligned, [self.prompts[pair] for pair in chosen])
 
 
-async def evaluate(settings: RunSettings, rollout_fleet: Any, reward_fleet: Any, ticket: WeightTicket) -> Evaluation:
+async def evaluate(
+    settings: RunSettings, prompts: list[str], rollout_fleet: Any, reward_fleet: Any, ticket: WeightTicket
+) -> Evaluation:
     """Score `evaluation.images` pairs with what is trained on and every reward of `evaluation.rewards`."""
     count, batch_size = settings.evaluation.images, settings.evaluation.batch_size
-    prompts = load_held_out_prompts(settings.prompts.held_out)
     rewards = (*settings.rewards, *settings.evaluation.rewards)
     base_scores, base = await draw_images(rollout_fleet, reward_fleet, prompts, count, batch_size, None, rewards)
     scores, aligned = await draw_images(rollout_fleet, reward_fleet, prompts, count, batch_size, ticket, rewards)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.method_settings import AnyMethod, TailorPOSettings
+from pipeline.prompt_settings import PromptSettings
 from pipeline.settings import DecayRate, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
 from pipeline.trajectory_work import TrajectoryWork
 
@@ -88,15 +89,6 @@ OneOrSeveralRewards = Annotated[
     | Annotated[tuple[WeightedRewardSettings, ...], Tag("several rewards")],
     Discriminator(_one_or_several),
 ]
-
-
-class PromptSettings(Settings):
-    """What the model is asked to draw."""
-
-    train: str = "animals"
-    """Prompts of alignment: animals, demo, or a text file with one prompt a line."""
-    held_out: str = "animals"
-    """Prompts of the final evaluation, from the same choices."""
 
 
 class PoolSettings(Settings):

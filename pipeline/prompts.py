@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data_files import FORMATS, DataFiles, is_text, require_columns
 from pipeline.demo.grammar import held_out_prompts, train_prompts
 
 # The 45 animals of DDPO, which TailorPO trains and evaluates on.
@@ -90,7 +91,12 @@ def _load_prompts(source: str) -> list[str]:
     path = Path(source)
     if not path.is_file():
         raise ValueError(
-            f"there is no prompt file {source}; give a text file with one prompt a line, or animals, or demo"
+            f"there is no prompt file {source}; give a text file with one prompt a line, or animals, or demo, or "
+            f"{{path: {source}, column: ...}} for the column of a data set"
+        )
+    if path.suffix.lower() in FORMATS:
+        raise ValueError(
+            f"the prompts of {source} lie in a column of it, which must be named: {{path: {source}, column: ...}}"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -100,6 +106,22 @@ def _load_prompts(source: str) -> list[str]:
     if not prompts:
         raise ValueError(f"the prompt file {source} is empty; write one prompt a line")
     return prompts
+
+
+def check_prompt_column(files: DataFiles, column: str, role: str) -> None:
+    """Refuse a data set without this column of text; `role` is the setting's name, train or held_out.
+
+    Raises:
+        ValueError: there is no such column, or it holds something else.
+    """
+    setting = f"prompts.{role}.column"
+    found = require_columns(files, [column], f"set {setting}")
+    texts = [name for name, kind in found.items() if is_text(kind)]
+    if column not in texts:
+        raise ValueError(
+            f"column {column!r} of {files.source!r} holds {found[column]}, not text; set {setting} to one that does: "
+            f"{', '.join(texts) or 'there is none'}"
+        )
 
 
 def plan_batch(prompts: list[str], seed: int, iteration: int, batch: int, batch_size: int, batches: int) -> SampleBatch:
