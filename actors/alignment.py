@@ -12,6 +12,7 @@ from ray.train import Result, TrainingFailedError
 from actors.crew import Crew, start_crew
 from actors.evaluation import Evaluation, evaluate
 from actors.failure import explain_failure
+from actors.inputs import RunInputs
 from actors.training import train
 from actors.weights import load_weights
 from pipeline.adapter import export_adapter, load_flat_adapter
@@ -21,15 +22,12 @@ from pipeline.images import save_png
 from pipeline.model_card import adapter_card
 from pipeline.policy import Policy
 from pipeline.progress import ProgressReporter
-from pipeline.prompt_sets import PromptSets
 from pipeline.run_folder import write_json, write_text
 
 NO_EVALUATION = "None was made (evaluation.images=0)."
 
 
-def align(
-    settings: RunSettings, prompts: PromptSets, run_directory: Path, reporter: ProgressReporter
-) -> dict[str, Any]:
+def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporter: ProgressReporter) -> dict[str, Any]:
     """Align a model on the connected cluster and leave everything in `run_directory`, which exists.
 
     Iterations that the folder has checkpoints of are not made again.
@@ -44,9 +42,11 @@ def align(
     crew = start_crew(settings, run_directory)
     try:
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
-            result = train(settings, prompts, crew, run_directory)
+            result = train(settings, inputs, crew, run_directory)
         trained = time.monotonic()
-        evaluation = _evaluate(settings, prompts, crew, run_directory) if settings.evaluation.images else None
+        evaluation = (
+            _evaluate(settings, inputs.prompts.held_out, crew, run_directory) if settings.evaluation.images else None
+        )
         _export(settings, crew, result, evaluation, run_directory)
         summary = {
             "name": settings.name,
@@ -66,9 +66,9 @@ def align(
         crew.dismiss()
 
 
-def _evaluate(settings: RunSettings, prompts: PromptSets, crew: Crew, run_directory: Path) -> Evaluation:
+def _evaluate(settings: RunSettings, prompts: list[str], crew: Crew, run_directory: Path) -> Evaluation:
     ticket = ray.get(crew.store.current.remote())
-    evaluation = asyncio.run(evaluate(settings, prompts.held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
+    evaluation = asyncio.run(evaluate(settings, prompts, crew.rollout_fleet, crew.reward_fleet, ticket))
     save_png(evaluation.picture(), run_directory / "before_after.png")
     write_text(run_directory / "evaluation.md", evaluation.table() + "\n")
     return evaluation

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from actors.tables import explained_reading, read_table
-from pipeline.data_files import locate_data
+from pipeline.data_files import locate_data, require_text_column
 from pipeline.prompt_sets import PromptSets, clean_prompts, load_prompt_sets, split_prompts
 from pipeline.prompt_settings import PromptColumnSettings, PromptSettings
-from pipeline.prompts import check_prompt_column, load_held_out_prompts, load_train_prompts
+from pipeline.prompts import load_held_out_prompts, load_train_prompts
 
 
 def prompts_of_run(settings: PromptSettings, run_directory: Path) -> PromptSets:
@@ -40,10 +40,10 @@ def read_prompt_column(source: PromptColumnSettings, role: str) -> list[str]:
     """The prompts of a column, cleaned; `role` is the setting's name, train or held_out.
 
     Raises:
-        ValueError: as `check_prompt_column`, or a file cannot be read, or none of its rows holds a prompt.
+        ValueError: as `require_text_column`, or a file cannot be read, or none of its rows holds a prompt.
     """
     files = locate_data(source.path)
-    check_prompt_column(files, source.column, role)
+    require_text_column(files, source.column, f"prompts.{role}.column")
     with explained_reading(files):
         texts = [row[source.column] for row in read_table(files, [source.column]).iter_rows()]
     return clean_prompts(texts, f"column {source.column!r} of {source.path!r}")

@@ -259,6 +259,11 @@ class RunSettings(Settings):
                 "reward_normalisation=running changes the unit of the sum from iteration to iteration, and "
                 f"{self.method.title} compares the rewards of several iterations; use reward_normalisation=scale"
             )
+        if len(rewards) > 1 and not self.method.draws_images:
+            raise ValueError(
+                f"{self.method.title} learns from its data set and weighs no rewards; leave one under reward, and put "
+                "the others under evaluation.rewards"
+            )
         named = [(reward.name, reward.path) for reward in rewards]
         for name, path in named:
             if named.count((name, path)) > 1:
@@ -342,7 +347,8 @@ class RunSettings(Settings):
     @property
     def records_per_iteration(self) -> int:
         """Records one iteration makes, ties included."""
-        return self.samples_per_batch * self.batches_per_iteration * len(self.trained_grid_steps)
+        per_sample = self.method.records_per_sample(self.sampling.num_steps)
+        return self.samples_per_batch * self.batches_per_iteration * per_sample
 
     @property
     def work(self) -> TrajectoryWork:
@@ -363,4 +369,5 @@ class RunSettings(Settings):
     @property
     def _records_in_words(self) -> str:
         together = self.method.trajectories_per_sample
-        return f"rollout.trajectories{f' / {together}' if together > 1 else ''} x {len(self.trained_grid_steps)} steps"
+        steps = f" x {len(self.trained_grid_steps)} steps" if self.trained_grid_steps else ""
+        return f"rollout.trajectories{f' / {together}' if together > 1 else ''}{steps}"

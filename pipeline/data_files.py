@@ -103,9 +103,19 @@ def require_columns(files: DataFiles, columns: list[str], fix: str) -> dict[str,
     return found[0]
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def require_text_column(files: DataFiles, column: str, setting: str) -> None:
+    """Refuse a data set without this column of text; `setting` is what names the column.
+
+    Raises:
+        ValueError: there is no such column, or it holds something else.
+    """
+    found = require_columns(files, [column], f"set {setting}")
+    texts = [name for name, kind in found.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
+    if column not in texts:
+        raise ValueError(
+            f"column {column!r} of {files.source!r} holds {found[column]}, not text; set {setting} to one that does: "
+            f"{', '.join(texts) or 'there is none'}"
+        )
 
 
 def parse_json(content: bytes) -> pa.Table:

@@ -10,10 +10,12 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from pipeline.config import RunSettings
-from pipeline.data_files import locate_data
+from pipeline.data_files import locate_data, require_text_column
+from pipeline.method_settings import DiffusionDPOSettings
+from pipeline.preference_pairs import check_pair_columns
 from pipeline.prompt_sets import split_prompts
 from pipeline.prompt_settings import PromptSettings
-from pipeline.prompts import check_prompt_column, load_held_out_prompts, load_train_prompts
+from pipeline.prompts import load_held_out_prompts, load_train_prompts
 from pipeline.rewards import reward_class
 from pipeline.rewards.own import is_own, own_module_path
 from pipeline.transitions import DDIMTransition
@@ -42,6 +44,8 @@ def check_run(settings: RunSettings) -> int:
             f"method {settings.method.name!r} trains the last step, to which the scheduler of {settings.model.path!r} "
             "adds no noise; set set_alpha_to_one to false in its scheduler/scheduler_config.json"
         )
+    if isinstance(settings.method, DiffusionDPOSettings):
+        check_pair_columns(locate_data(settings.method.data))
     return warn_of_long_prompts(settings.model.path, check_prompts(settings.prompts))
 
 
@@ -91,7 +95,7 @@ def check_prompts(settings: PromptSettings) -> list[str]:
         ValueError: what is missing, and what to give.
     """
     for role, column in settings.columns.items():
-        check_prompt_column(locate_data(column.path), column.column, role)
+        require_text_column(locate_data(column.path), column.column, f"prompts.{role}.column")
     train = load_train_prompts(settings.train) if isinstance(settings.train, str) else []
     held_out = load_held_out_prompts(settings.held_out) if isinstance(settings.held_out, str) else []
     if train and settings.split is not None:
