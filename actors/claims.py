@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.alignment import align
+from actors.inputs import inputs_of_run, save_inputs
 from actors.measuring import measure_on_base
 from pipeline.claims.arm_results import arm_row
 from pipeline.claims.arms import Arm, tailorpo_settings
@@ -88,7 +89,9 @@ def align_arm(arm: Arm) -> dict[str, Any]:
         print(f"{settings.name}: {arm.label}, results in {directory}", flush=True)
         write_json(directory / "environment.json", describe_environment())
         write_text(config, dump_settings(settings))
-        align(settings, directory, ProgressReporter(settings.iterations))
+        inputs = inputs_of_run(settings, directory)
+        save_inputs(inputs, settings, directory)
+        align(settings, inputs, directory, ProgressReporter(settings.iterations))
     found = json.loads(summary.read_text(encoding="utf-8"))
     return arm_row(arm, found, MetricsFile(directory / "metrics.jsonl").read())
 

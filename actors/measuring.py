@@ -11,11 +11,12 @@ from actors.crew import Crew, start_crew
 from actors.denoising import Probe
 from actors.failure import explain_failure
 from actors.leasing import call_leased
+from actors.prompts import read_prompt_sets
 from actors.weights import WeightTicket
 from pipeline.adapter import flatten_adapter
 from pipeline.config import RunSettings
 from pipeline.policy import Policy
-from pipeline.prompts import SampleBatch, load_train_prompts, plan_batch
+from pipeline.prompts import SampleBatch, plan_batch
 from pipeline.reward_normaliser import declared_normalisation
 
 
@@ -27,7 +28,7 @@ def measure_on_base(settings: RunSettings, probe: Probe, samples: int, directory
     """
     size = settings.samples_per_batch
     assert samples % size == 0, "whole batches"
-    prompts, count = load_train_prompts(settings.prompts.train), samples // size
+    prompts, count = read_prompt_sets(settings.prompts).train, samples // size
     batches = [plan_batch(prompts, settings.seed, 0, number, size, count) for number in range(count)]
     crew = start_crew(settings, directory)
     try:
