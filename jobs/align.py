@@ -94,8 +94,9 @@ def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
     from actors.cluster import connect, disconnect
     from actors.crew import check_room, cpus_of_all_workers
     from actors.failure import RunFailedError
+    from actors.inputs import inputs_of_run, save_inputs
     from pipeline.environment import describe_environment
-    from pipeline.preflight import check_run, own_modules
+    from pipeline.preflight import check_run, own_modules, warn_of_long_prompts
     from pipeline.progress import ProgressReporter
     from pipeline.report.writing import write_report
     from pipeline.reward_roles import reward_line, reward_roles
@@ -105,8 +106,13 @@ def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
     cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
     try:
         check_room(settings)
+        inputs = inputs_of_run(settings, run_directory)
         if not resumes:
             write_text(run_directory / CONFIG_FILE, dump_settings(settings))
+        save_inputs(inputs, settings, run_directory)
+        if settings.prompts.columns:
+            prompts = [*inputs.prompts.train, *inputs.prompts.held_out]
+            truncated = warn_of_long_prompts(settings.model.path, prompts)
         environment = describe_environment() | {
             "cluster": dataclasses.asdict(cluster),
             "command": sys.argv,
@@ -117,7 +123,7 @@ def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
         if len(settings.rewards) > 1:
             write_json(run_directory / "rewards.json", reward_roles(settings))
             print(reward_line(settings), flush=True)
-        summary = align(settings, run_directory, ProgressReporter(settings.iterations))
+        summary = align(settings, inputs, run_directory, ProgressReporter(settings.iterations))
         print_summary(summary, run_directory, write_report([run_directory], run_directory))
     except RunFailedError as error:
         write_text(run_directory / ERROR_FILE, "".join(traceback.format_exception(error)))

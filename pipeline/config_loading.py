@@ -9,24 +9,19 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import REWARD_TAGS, RunSettings
+from pipeline.config_files import read_config
+from pipeline.prompt_settings import PROMPT_TAGS
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
-    """Read a YAML file, apply overrides such as "rollout.batch_size=8", and check the result.
+    """Read a YAML file and what it extends, apply overrides such as "rollout.batch_size=8", and check the result.
 
     Raises:
         ValueError: a missing or malformed file, an unknown key (with the nearest known one), or a value out of range.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no configuration file {path}; the project's own are in configs/")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no settings; begin from one of the files in configs/")
+    values = read_config(path)
     for override in overrides:
         apply_override(values, override)
     return parse_settings(values)
@@ -111,7 +106,7 @@ def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[str, 
     section = root
     choices: list[type[BaseModel]] = []
     key = []
-    for name in (part for part in location if part not in REWARD_TAGS):
+    for name in (part for part in location if part not in (*REWARD_TAGS, *PROMPT_TAGS)):
         if choices and name in (tags := {choice.model_fields["name"].default: choice for choice in choices}):
             # Where a section is one of several kinds, pydantic puts the kind's name into the location.
             section, choices = tags[name], []

@@ -18,6 +18,10 @@ A run is described by a YAML file; the project's own are in `configs/`. Every se
 line, `python jobs/align.py --config configs/demo.yaml rollout.batch_size=8 method.guidance=null`, and `--dry-run`
 prints what results, with the arithmetic of the run. Unknown keys are refused.
 
+A file may build on another: `extends: base/sd15.yaml`, relative to the file that says so. Its sections are merged key
+by key over those of the base. A list replaces the base's, and so does a section of another kind (the `name` of a method
+or a reward). The run folder keeps what results, without a trace of the base.
+
 This page is made from `pipeline/config.py` by `make docs`.
 """
 
@@ -49,7 +53,7 @@ def _section(model: type[BaseModel], title: str) -> str:
     lines += [
         f"| `{key}` | {_type_name(field)} | {_default(field)} | {_meaning(field)} |"
         for key, field in model.model_fields.items()
-        if not sections_of(field.annotation) or _is_list(field) or (not field.is_required() and field.default is None)
+        if not sections_of(field.annotation) or _is_list(field) or isinstance(field.default, str | None)
     ]
     return "\n".join(lines) + "\n"
 
