@@ -139,8 +139,8 @@ def _place_of(path: str) -> Path:
         raise ValueError(f"there is no adapter {path!r}; give a directory, a .safetensors file or a hub id of a LoRA")
     if find_file(path, (HUB_FILE,)) is None:
         raise ValueError(
-            f"the adapter {path!r} is no directory, and {HUB_FILE} of it cannot be had from the hub or its cache; fetch "
-            "it where the hub can be reached, by `hf download`, and give the file"
+            f"the adapter {path!r} is no directory, and {HUB_FILE} of it cannot be had from the hub or its cache; "
+            "fetch it where the hub can be reached, by `hf download`, and give the file"
         )
     return local_file(path, HUB_FILE)
 
