@@ -101,7 +101,8 @@ def test_a_file_a_directory_the_hub_and_a_converted_model_are_one(
     expected = reward.score(images, PROMPTS[:2])
     for path in (None, str(published), str(converted), "adams-story/HPSv2-hf"):
         found = load_reward("hpsv2", path, CPU, torch.float32).score(images, PROMPTS[:2])
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        # The same weights may lie differently in memory, and matrix products then round differently on some processors.
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_files_of_the_versions_are_not_mistaken_for_each_other(published: Path, tmp_path: Path) -> None:
