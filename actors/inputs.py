@@ -32,15 +32,23 @@ def inputs_of_run(settings: RunSettings, run_directory: Path) -> RunInputs:
         ValueError: as `read_inputs`, or the prompts or pairs are not those that the run began with.
     """
     inputs = _with_prompts(settings, prompts_of_run(settings.prompts, run_directory))
-    file = run_directory / PREFERENCES
-    if inputs.statement is not None and file.is_file():
-        began_with = json.loads(file.read_text(encoding="utf-8"))["sha256"]
-        if inputs.statement["sha256"] != began_with:
-            raise ValueError(
-                f"the pairs of {inputs.statement['source']!r} are not those that the run began with ({file}); restore "
-                "them, or start a new run with --config"
-            )
+    if inputs.statement is not None:
+        check_same_pairs(inputs.statement, run_directory)
     return inputs
+
+
+def check_same_pairs(statement: dict[str, Any], run_directory: Path) -> None:
+    """Refuse pairs that are not those which a run folder states, where it states any.
+
+    Raises:
+        ValueError: their hashes differ.
+    """
+    file = run_directory / PREFERENCES
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["sha256"] != statement["sha256"]:
+        raise ValueError(
+            f"the pairs of {statement['source']!r} are not those that the run began with ({file}); restore them, or "
+            "start a new run with --config"
+        )
 
 
 def read_inputs(settings: RunSettings) -> RunInputs:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import ray.data
 from httpx2 import HTTPError
 from ray.data import DataContext
-from ray.exceptions import RayError
+from ray.exceptions import RayError, UserCodeException
 
 from actors.failure import root_cause
 from pipeline.data_files import DataFiles, csv_options, parse_json, unreadable
@@ -54,9 +54,21 @@ def explained_reading(files: DataFiles) -> Iterator[None]:
     try:
         yield
     except (RayError, pa.ArrowException, OSError, HTTPError) as error:
-        raise unreadable(files, root_cause(error)) from error
+        raise unreadable(files, _reason(error)) from error
     finally:
         logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """What a task of Ray Data met.
+
+    Of an error of our own functions Ray Data carries the text alone: that of the cause stands before its own.
+    """
+    cause = root_cause(error)
+    if not isinstance(cause, UserCodeException):
+        return str(cause)
+    before_it = str(error).split("\n\nThe above exception was the direct cause")[0]
+    return before_it.rstrip().splitlines()[-1].partition(": ")[2] or str(cause)
 
 
 def _read(files: DataFiles) -> ray.data.Dataset:

@@ -84,7 +84,7 @@ def columns_of(files: DataFiles, path: str) -> dict[str, pa.DataType]:
     try:
         schema = _read_schema(files, path)
     except (pa.ArrowException, OSError, HTTPError, ValueError) as error:
-        raise unreadable(files, error, path) from error
+        raise unreadable(files, str(error), path) from error
     return dict(zip(schema.names, schema.types, strict=True))
 
 
@@ -134,10 +134,10 @@ def parse_json(content: bytes) -> pa.Table:
     raise ValueError("its list mixes strings, objects or other values; write all alike")
 
 
-def unreadable(files: DataFiles, reason: BaseException, path: str | None = None) -> ValueError:
+def unreadable(files: DataFiles, reason: str, path: str | None = None) -> ValueError:
     """What to raise when `files`, or the one at `path`, cannot be read."""
     advice = _download_advice(files.source) if files.filesystem else "repair the file or leave it out"
-    lines = str(reason).strip().splitlines() or [type(reason).__name__]
+    lines = reason.strip().splitlines() or ["nothing is told of the reason"]
     return ValueError(f"{(path or files.source)!r} cannot be read as {files.format}: {lines[0]}; {advice}")
 
 

@@ -47,7 +47,9 @@ def check_run(settings: RunSettings) -> int:
         )
     if isinstance(settings.method, DiffusionDPOSettings):
         check_pair_columns(locate_data(settings.method.data))
-    return warn_of_long_prompts(settings.model.path, check_prompts(settings.prompts))
+    prompts = check_prompts(settings.prompts)
+    # Prompts of data sets are counted when they have been read; a tokenizer takes no empty list.
+    return warn_of_long_prompts(settings.model.path, prompts) if prompts else 0
 
 
 def check_model(path: str) -> None:

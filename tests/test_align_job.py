@@ -22,6 +22,7 @@ from tensorboardX.proto.event_pb2 import Event
 from jobs.align import main
 from pipeline.config_loading import load_settings
 from pipeline.evaluation.image_statistics import IMAGE_STATISTICS
+from pipeline.prompts import load_train_prompts
 from pipeline.report.evaluation_file import read_evaluation
 from pipeline.step_preferences import records_schema
 from pipeline.training_record import read_training_record
@@ -74,6 +75,9 @@ def test_the_resolved_configuration_and_the_environment_are_kept(run_folder, min
     assert environment["packages"]["ray"] == ray.__version__
     assert environment["cluster"]["mode"] == "started" and environment["cluster"]["nodes"] == 1
     assert environment["truncated_prompts"] == 0
+    stated = json.loads((run_folder / "prompts.json").read_text())
+    train = (run_folder / stated["train"]["file"]).read_text().splitlines()
+    assert stated["train"]["source"] == "demo" and train == load_train_prompts("demo")
 
 
 @pytest.mark.slow

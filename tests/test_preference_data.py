@@ -12,7 +12,7 @@ from settings import miniature_settings
 
 from actors.cluster import ClusterInfo
 from actors.crew import start_crew
-from actors.inputs import inputs_of_run, save_inputs
+from actors.inputs import check_same_pairs, inputs_of_run, save_inputs
 from actors.preference_data import read_preferences
 from actors.training import train
 from actors.weights import checksum_of
@@ -83,9 +83,10 @@ def test_a_run_on_actors_equals_one_process_and_is_resumed_with_the_same_pairs(
     assert [line["reward"] for line in lines] == [None, None] and all(line["pairs"] == 6 for line in lines)
     assert [line["adapter_sha256"] for line in lines] == align_in_process(settings, batches)
 
-    write_pairs(data / "b.parquet", [pair(4), pair(5), pair(6)])
+    assert inputs.statement is not None
+    check_same_pairs(inputs.statement, run)
     with pytest.raises(ValueError, match=r"the pairs of .* are not those that the run began with"):
-        inputs_of_run(settings, run)
+        check_same_pairs(inputs.statement | {"sha256": "of other pairs"}, run)
 
 
 def test_faulty_pairs_are_left_out_and_a_wrong_label_is_told_in_one_line(tmp_path: Path) -> None:

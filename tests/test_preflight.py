@@ -190,6 +190,7 @@ def test_data_sets_are_looked_at_before_ray_starts(miniature_model: Path, tmp_pa
     (tmp_path / "a.csv").write_text("text,n\na fox,1\n")
     prompts = {"train": {"path": str(tmp_path / "a.csv"), "column": "text"}, "held_out": "animals"}
     assert check_run(miniature_settings(miniature_model, prompts=prompts)) == 0
+    assert check_run(miniature_settings(miniature_model, prompts=prompts | {"held_out": None})) == 0
     prompts["train"] = {"path": str(tmp_path / "a.csv")}
     with pytest.raises(ValueError, match=r"has no column prompt; its columns are text, n; set prompts.train.column"):
         check_run(miniature_settings(miniature_model, prompts=prompts))
