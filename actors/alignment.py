@@ -13,7 +13,7 @@ from actors.crew import Crew, start_crew
 from actors.evaluation import Evaluation, evaluate
 from actors.failure import explain_failure
 from actors.training import train
-from actors.weights import load_weights
+from actors.weights import WeightTicket, load_weights
 from pipeline.adapter import export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
 from pipeline.config import RunSettings
@@ -43,16 +43,17 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
             result = train(settings, crew, run_directory)
         trained = time.monotonic()
-        evaluation = _evaluate(settings, crew, run_directory) if settings.evaluation.images else None
-        _export(settings, crew, result, evaluation, run_directory)
+        ticket = ray.get(crew.store.current.remote())
+        evaluation = _evaluate(settings, crew, ticket, run_directory) if settings.evaluation.images else None
+        _export(settings, ticket, result, evaluation, run_directory)
         summary = {
             "name": settings.name,
-            "iterations": settings.iterations,
-            "trajectories": settings.iterations * settings.rollout.trajectories,
-            "policy_version": settings.iterations,
+            "iterations": ticket.iteration,
+            "trajectories": ticket.iteration * settings.rollout.trajectories,
+            "policy_version": ticket.version,
             "train_seconds": trained - started,
             "evaluation_seconds": time.monotonic() - trained,
-            "last_iteration": ray.get(crew.journal.since.remote(settings.iterations - 1))[-1],
+            "last_iteration": ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1],
             "evaluation": evaluation.as_json() if evaluation else None,
         }
         write_json(run_directory / "summary.json", summary)
@@ -63,8 +64,7 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
         crew.dismiss()
 
 
-def _evaluate(settings: RunSettings, crew: Crew, run_directory: Path) -> Evaluation:
-    ticket = ray.get(crew.store.current.remote())
+def _evaluate(settings: RunSettings, crew: Crew, ticket: WeightTicket, run_directory: Path) -> Evaluation:
     evaluation = asyncio.run(evaluate(settings, crew.rollout_fleet, crew.reward_fleet, ticket))
     save_png(evaluation.picture(), run_directory / "before_after.png")
     write_text(run_directory / "evaluation.md", evaluation.table() + "\n")
@@ -72,13 +72,13 @@ def _evaluate(settings: RunSettings, crew: Crew, run_directory: Path) -> Evaluat
 
 
 def _export(
-    settings: RunSettings, crew: Crew, result: Result, evaluation: Evaluation | None, run_directory: Path
+    settings: RunSettings, ticket: WeightTicket, result: Result, evaluation: Evaluation | None, run_directory: Path
 ) -> None:
     """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them."""
     on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
     policy = Policy.load(on_cpu, settings.lora, settings.sampling, settings.seed)
-    card = adapter_card(settings, settings.iterations, evaluation.table() if evaluation else NO_EVALUATION)
-    load_flat_adapter(policy, load_weights(ray.get(crew.store.current.remote())))
+    card = adapter_card(settings, ticket.version, evaluation.table() if evaluation else NO_EVALUATION)
+    load_flat_adapter(policy, load_weights(ticket))
     export_adapter(policy, run_directory / "adapter", card)
     if settings.learner.ema_decay is not None:
         assert result.checkpoint is not None, "the last iteration has a checkpoint"

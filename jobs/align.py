@@ -117,7 +117,8 @@ def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
         if len(settings.rewards) > 1:
             write_json(run_directory / "rewards.json", reward_roles(settings))
             print(reward_line(settings), flush=True)
-        summary = align(settings, run_directory, ProgressReporter(settings.iterations))
+        reporter = ProgressReporter(settings.iterations, budget_seconds=settings.budget_seconds)
+        summary = align(settings, run_directory, reporter)
         print_summary(summary, run_directory, write_report([run_directory], run_directory))
     except RunFailedError as error:
         write_text(run_directory / ERROR_FILE, "".join(traceback.format_exception(error)))

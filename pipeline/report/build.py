@@ -5,7 +5,12 @@ from pipeline.report.content import Report
 from pipeline.report.diagnostics_section import diagnostics_section
 from pipeline.report.held_out_section import hacking_section, held_out_section
 from pipeline.report.pictures_section import pictures_section
-from pipeline.report.provenance_section import budget_section, environment_section, settings_section
+from pipeline.report.provenance_section import (
+    budget_section,
+    environment_section,
+    iterations_done,
+    settings_section,
+)
 from pipeline.report.training_section import training_section
 from pipeline.report.wording import listed
 
@@ -45,9 +50,9 @@ def _lead(comparison: Comparison) -> str:
     models = listed(list(dict.fromkeys(run.settings.model.path for run in runs)))
     rewards = listed(list(dict.fromkeys(run.settings.reward_title for run in runs)))
     names = listed([method.label for method in comparison.methods])
-    finished = sum(len(run.metrics) == run.settings.iterations for run in runs)
+    finished = sum(run.is_finished for run in runs)
     if len(runs) == 1:
-        progress = f"{len(runs[0].metrics)} of {runs[0].settings.iterations} iterations are done."
+        progress = f"{iterations_done(runs[0])} iterations are done."
     else:
         progress = f"{finished} of {len(runs)} runs have all their iterations."
     return f"{names}: {models} aligned with the reward {rewards}. {progress}"

@@ -70,6 +70,14 @@ def environment_section(comparison: Comparison) -> Section:
     )
 
 
+def iterations_done(run: RunHistory) -> str:
+    """5 of 24; of a run that its time ends, 5 in 60 s."""
+    budget = run.settings.budget_seconds
+    return (
+        f"{len(run.metrics)} of {run.settings.iterations}" if budget is None else f"{len(run.metrics)} in {budget:g} s"
+    )
+
+
 def _environment(environment: dict[str, Any]) -> list[str]:
     packages, git = environment.get("packages") or {}, environment.get("git") or {}
     state = " with changes" if git.get("modified_files") else ""
@@ -91,7 +99,7 @@ def _budget(run: RunHistory) -> tuple[str, ...]:
     return (
         run.name,
         str(run.seed),
-        f"{done} of {run.settings.iterations}",
+        iterations_done(run),
         count(trajectories),
         count(trajectories * calls),
         count(calls),
