@@ -21,7 +21,7 @@ from pipeline.images import save_png
 from pipeline.model_card import adapter_card
 from pipeline.policy import Policy
 from pipeline.progress import ProgressReporter
-from pipeline.run_folder import write_json, write_text
+from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
 
 NO_EVALUATION = "None was made (evaluation.images=0)."
 
@@ -56,7 +56,7 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
             "last_iteration": ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1],
             "evaluation": evaluation.as_json() if evaluation else None,
         }
-        write_json(run_directory / "summary.json", summary)
+        write_json(run_directory / SUMMARY_FILE, summary)
         return summary
     except (RayError, TrainingFailedError, RuntimeError) as error:
         raise explain_failure(error, crew.journal) from error

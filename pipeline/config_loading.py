@@ -3,12 +3,15 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import REWARD_TAGS, RunSettings
+from pipeline.settings import Settings
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
@@ -16,6 +19,15 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
 
     Raises:
         ValueError: a missing or malformed file, an unknown key (with the nearest known one), or a value out of range.
+    """
+    return parse_settings(read_values(path, overrides))
+
+
+def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The tree of plain values in a YAML file, with overrides applied; nothing is checked yet.
+
+    Raises:
+        ValueError: a missing or malformed file, or a malformed override.
     """
     if not path.is_file():
         raise ValueError(f"there is no configuration file {path}; the project's own are in configs/")
@@ -26,29 +38,43 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings; begin from one of the files in configs/")
     for override in overrides:
-        _apply_override(values, override)
-    return parse_settings(values)
+        apply_override(values, override)
+    return values
 
 
 def parse_settings(values: dict[str, Any]) -> RunSettings:
-    """Check a tree of plain values.
+    """Check a tree of plain values as those of a run.
+
+    Raises:
+        ValueError: as `load_settings`; every fault is listed, a line each.
+    """
+    return parse_values(RunSettings, values)
+
+
+def parse_values(model: type[AnySettings], values: dict[str, Any]) -> AnySettings:
+    """Check a tree of plain values as those of `model`.
 
     Raises:
         ValueError: as `load_settings`; every fault is listed, a line each.
     """
     try:
-        return RunSettings.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        faults = [_explain(fault) for fault in error.errors()]
+        faults = [_explain(fault, model) for fault in error.errors()]
         raise ValueError("\n".join(faults)) from None
 
 
-def dump_settings(settings: RunSettings) -> str:
+def dump_settings(settings: Settings) -> str:
     """The resolved configuration as YAML; `load_settings` reads it back unchanged."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Put a value into a tree of them, "section.key=value", where the value is YAML.
+
+    Raises:
+        ValueError: a malformed override, or a place that the tree does not have.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ValueError(f"override {override!r} is not of the form section.key=value")
@@ -76,8 +102,8 @@ def _place(section: dict[str, Any] | list[Any], name: str, override: str) -> str
     return int(name)
 
 
-def _explain(fault: Any) -> str:
-    key, section = _locate(fault["loc"])
+def _explain(fault: Any, model: type[Settings]) -> str:
+    key, section = _locate(fault["loc"], model)
     if fault["type"] == "extra_forbidden":
         known = list(section.model_fields)
         nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
@@ -90,9 +116,9 @@ def _explain(fault: Any) -> str:
     return f"{key}={fault['input']!r}: {message}" if key and not isinstance(fault["input"], dict) else message
 
 
-def _locate(location: Sequence[int | str]) -> tuple[str, type[BaseModel]]:
-    """The dotted key of a fault, and the section its last part was looked for in."""
-    section: type[BaseModel] = RunSettings
+def _locate(location: Sequence[int | str], model: type[Settings]) -> tuple[str, type[BaseModel]]:
+    """The dotted key of a fault in `model`, and the section its last part was looked for in."""
+    section: type[BaseModel] = model
     choices: list[type[BaseModel]] = []
     key = []
     for name in (part for part in location if part not in REWARD_TAGS):

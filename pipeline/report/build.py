@@ -1,7 +1,9 @@
 """From a comparison to the content of its report."""
 
+from collections.abc import Sequence
+
 from pipeline.report.comparison import Comparison
-from pipeline.report.content import Report
+from pipeline.report.content import Report, Section
 from pipeline.report.diagnostics_section import diagnostics_section
 from pipeline.report.held_out_section import hacking_section, held_out_section
 from pipeline.report.pictures_section import pictures_section
@@ -15,8 +17,9 @@ from pipeline.report.training_section import training_section
 from pipeline.report.wording import listed
 
 
-def build_report(comparison: Comparison) -> Report:
-    """All sections that the runs have something for, what matters most first.
+def build_report(comparison: Comparison, more: Sequence[Section] = ()) -> Report:
+    """All sections that the runs have something for, what matters most first; `more` follow those about held-out
+    prompts.
 
     Raises:
         ValueError: a picture of a run that is none; the message names it.
@@ -25,6 +28,7 @@ def build_report(comparison: Comparison) -> Report:
     sections = (
         held_out_section(comparison),
         hacking_section(comparison),
+        *more,
         training_section(comparison),
         pictures_section(comparison),
         diagnostics_section(comparison.runs[0]) if single else None,
