@@ -10,18 +10,23 @@ from ray.exceptions import RayError
 from ray.train import Result, TrainingFailedError
 
 from actors.crew import Crew, start_crew
-from actors.evaluation import Evaluation, evaluate
+from actors.evaluation import evaluate
 from actors.failure import explain_failure
 from actors.training import train
 from actors.weights import WeightTicket, load_weights
 from pipeline.adapter import export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
 from pipeline.config import RunSettings
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.pictures import most_changed_picture
+from pipeline.evaluation.tables import evaluation_text
 from pipeline.images import save_png
 from pipeline.model_card import adapter_card
 from pipeline.policy import Policy
 from pipeline.progress import ProgressReporter
+from pipeline.report.evaluation_file import EVALUATION_FILE
 from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
+from pipeline.training_record import training_record
 
 NO_EVALUATION = "None was made (evaluation.images=0)."
 
@@ -54,7 +59,7 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
             "train_seconds": trained - started,
             "evaluation_seconds": time.monotonic() - trained,
             "last_iteration": ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1],
-            "evaluation": evaluation.as_json() if evaluation else None,
+            "evaluation": evaluation.rewards_as_json() if evaluation else None,
         }
         write_json(run_directory / SUMMARY_FILE, summary)
         return summary
@@ -66,8 +71,9 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
 
 def _evaluate(settings: RunSettings, crew: Crew, ticket: WeightTicket, run_directory: Path) -> Evaluation:
     evaluation = asyncio.run(evaluate(settings, crew.rollout_fleet, crew.reward_fleet, ticket))
-    save_png(evaluation.picture(), run_directory / "before_after.png")
-    write_text(run_directory / "evaluation.md", evaluation.table() + "\n")
+    save_png(most_changed_picture(evaluation), run_directory / "before_after.png")
+    write_json(run_directory / EVALUATION_FILE, evaluation.as_json())
+    write_text(run_directory / "evaluation.md", evaluation_text(evaluation) + "\n")
     return evaluation
 
 
@@ -77,11 +83,12 @@ def _export(
     """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them."""
     on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
     policy = Policy.load(on_cpu, settings.lora, settings.sampling, settings.seed)
-    card = adapter_card(settings, ticket.version, evaluation.table() if evaluation else NO_EVALUATION)
+    record = training_record(settings)
+    card = adapter_card(settings, ticket.version, evaluation_text(evaluation) if evaluation else NO_EVALUATION)
     load_flat_adapter(policy, load_weights(ticket))
-    export_adapter(policy, run_directory / "adapter", card)
+    export_adapter(policy, run_directory / "adapter", card, record)
     if settings.learner.ema_decay is not None:
         assert result.checkpoint is not None, "the last iteration has a checkpoint"
         with result.checkpoint.as_directory() as directory:
             load_average(policy, Path(directory))
-        export_adapter(policy, run_directory / "adapter_ema", card)
+        export_adapter(policy, run_directory / "adapter_ema", card, record)

@@ -52,8 +52,8 @@ def check_room(settings: RunSettings) -> None:
 def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
     """Start the actors; those that cannot be placed yet wait for nodes."""
     store, journal = start_weight_store(), start_journal(run_directory)
-    rewards = _start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
-    rollouts = _start_pool(
+    rewards = start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
+    rollouts = start_pool(
         "rollout",
         RolloutWorker,
         (settings, rewards),
@@ -82,15 +82,16 @@ def cpus_of_all_workers(settings: RunSettings) -> float:
 
 def _requests(settings: RunSettings, reward_actors: int, rollout_workers: int) -> list[WorkerRequest]:
     return [
-        WorkerRequest("reward_actors", reward_actors, _resources(settings.reward_actors)),
-        WorkerRequest("rollout", rollout_workers, _resources(settings.rollout)),
-        WorkerRequest("learner", settings.learner.num_workers, _resources(settings.learner)),
+        WorkerRequest("reward_actors", reward_actors, resources_of(settings.reward_actors)),
+        WorkerRequest("rollout", rollout_workers, resources_of(settings.rollout)),
+        WorkerRequest("learner", settings.learner.num_workers, resources_of(settings.learner)),
     ]
 
 
-def _start_pool(
+def start_pool(
     name: str, actor_class: type, actor_args: tuple[Any, ...], pool: PoolSettings, calls_per_worker: int
 ) -> Any:
+    """Start a fleet of equal actors as the settings of its pool say."""
     return start_fleet(
         name,
         actor_class,
@@ -102,5 +103,6 @@ def _start_pool(
     )
 
 
-def _resources(workers: Any) -> dict[str, float]:
+def resources_of(workers: Any) -> dict[str, float]:
+    """What each worker of a pool, or of the learner, reserves."""
     return {"CPU": workers.num_cpus, "GPU": workers.num_gpus}

@@ -12,7 +12,10 @@ from torch import Tensor
 from actors.leasing import call_leased
 from pipeline.adapter import load_flat_adapter
 from pipeline.config import RunSettings
-from pipeline.generation import generate_latents
+from pipeline.evaluation.settings import AdapterEvaluationSettings
+from pipeline.generation import generate_latents, generate_with_drift
+from pipeline.lora_file import LoraFile
+from pipeline.lora_policy import LoraPolicy
 from pipeline.methods import create_method
 from pipeline.policy import Policy
 from pipeline.prompts import SampleBatch
@@ -58,17 +61,39 @@ class RemoteScorer:
         return torch.from_numpy(np.array(sums)), torch.from_numpy(np.array(gradients))
 
 
-class Denoiser:
-    """A policy with the adapter that was loaded last."""
+class Sampler:
+    """A policy that draws finished images; `load` of a subclass gives it an adapter."""
+
+    def __init__(self, policy: Policy, seed: int) -> None:
+        self.policy = policy
+        self.seed = seed
+
+    def generate(self, batch: SampleBatch) -> Array:
+        """Clean latents (B, C, H, W) float32."""
+        return to_array(generate_latents(self.policy, batch, self.seed))
+
+    def generate_with_drift(self, batch: SampleBatch) -> tuple[Array, Array]:
+        """`generate`, and the drift (B,) from the reference."""
+        latents, drift = generate_with_drift(self.policy, batch, self.seed)
+        return to_array(latents), to_array(drift)
+
+    def generate_reference(self, batch: SampleBatch) -> Array:
+        """`generate` of the base model."""
+        with self.policy.reference():
+            return self.generate(batch)
+
+
+class Denoiser(Sampler):
+    """A policy with the adapter that was loaded last, for rollouts."""
 
     def __init__(self, settings: RunSettings, reward_fleet: Any) -> None:
         """Load the base model and add an adapter."""
         torch.set_num_threads(settings.rollout.threads)
+        super().__init__(Policy.load(settings.model, settings.lora, settings.sampling, settings.seed), settings.seed)
+        self.policy.freeze()
         self.settings = settings
         self.method = create_method(settings)
         self.scorer = RemoteScorer(reward_fleet)
-        self.policy = Policy.load(settings.model, settings.lora, settings.sampling, settings.seed)
-        self.policy.freeze()
 
     def load(self, adapter: Array) -> None:
         """Set the adapter, (parameters,) float32, of all later batches."""
@@ -84,14 +109,20 @@ class Denoiser:
         table = await self.method.collect(self.policy, scorer, batch, policy_version)
         return scorer.with_components(table, batch, self.settings)
 
-    def generate(self, batch: SampleBatch) -> Array:
-        """Clean latents (B, C, H, W) float32."""
-        return to_array(generate_latents(self.policy, batch, self.settings.seed))
 
-    def generate_reference(self, batch: SampleBatch) -> Array:
-        """`generate` of the base model."""
-        with self.policy.reference():
-            return self.generate(batch)
+class LoraSampler(Sampler):
+    """A base model with any LoRA that diffusers loads."""
+
+    policy: LoraPolicy
+
+    def __init__(self, settings: AdapterEvaluationSettings) -> None:
+        """Load the base model, without an adapter."""
+        torch.set_num_threads(settings.rollout.threads)
+        super().__init__(LoraPolicy.load(settings.model, None, settings.sampling, settings.seed), settings.seed)
+
+    def load(self, buffer: NDArray[np.uint8]) -> None:
+        """Hold the LoRA that `LoraFile.to_buffer` packed, for all later batches."""
+        self.policy.hold(LoraFile.from_buffer(buffer))
 
 
 def to_array(latents: Tensor) -> Array:

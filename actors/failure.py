@@ -21,7 +21,8 @@ class RunFailedError(RuntimeError):
 def explain_failure(error: BaseException, journal: Any) -> RunFailedError:
     """The reason in one short text: what a rollout met, if one failed, else what `error` was caused by.
 
-    Ray Data passes on an error's text but not its object, so the tasks of the plan note theirs in the journal.
+    Ray Data passes on an error's text but not its object, so the tasks of the plan note theirs in the journal. What runs
+    without Ray Data has none, and gives None.
     """
     noted: list[str] = ray.get(journal.noted_failures.remote()) if isinstance(error, TrainingFailedError) else []
     cause = root_cause(error)

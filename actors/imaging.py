@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,48 +11,75 @@ from numpy.typing import NDArray
 from actors.leasing import call_leased
 from actors.weights import WeightTicket
 from pipeline.config import RewardSettings
+from pipeline.evaluation.measured import DrawnImages, ImageMeasures, join_measures
 from pipeline.generation import evaluation_batch
 from pipeline.prompts import SampleBatch
 
-Scores = NDArray[np.float32]
 Images = NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class DrawingPlan:
+    """Which images a model draws, and what scores them: the same for every model that is compared.
+
+    Attributes:
+        prompts: sample i draws prompt i, round and round.
+        count: how many samples.
+        batch_size: how many are denoised together.
+        rewards: what scores them.
+        embedder: the CLIP that embeds them; None for none.
+    """
+
+    prompts: Sequence[str]
+    count: int
+    batch_size: int
+    rewards: Sequence[RewardSettings]
+    embedder: RewardSettings | None
+
+    def batches(self) -> list[SampleBatch]:
+        """Samples 0..count-1 in batches."""
+        starts = range(0, self.count, self.batch_size)
+        return [
+            evaluation_batch(list(self.prompts), start, min(self.batch_size, self.count - start)) for start in starts
+        ]
+
+
 async def draw_images(
-    rollout_fleet: Any,
-    reward_fleet: Any,
-    prompts: list[str],
-    count: int,
-    batch_size: int,
-    ticket: WeightTicket | None,
-    rewards: Sequence[RewardSettings] = (),
-) -> tuple[Scores, Images]:
-    """Draw evaluation samples 0..count-1, in as many parallel batches as the fleets take.
+    rollout_fleet: Any, reward_fleet: Any, prompts: list[str], count: int, batch_size: int, ticket: WeightTicket
+) -> Images:
+    """Pictures (count, H, W, 3) uint8 of evaluation samples 0..count-1, with the ticket's weights."""
+
+    async def draw(batch: SampleBatch) -> Images:
+        latents = await call_leased(rollout_fleet, "generate", batch, ticket)
+        measures: ImageMeasures = await call_leased(reward_fleet, "evaluate", latents, list(batch.prompts), [])
+        return measures.images
+
+    batches = DrawingPlan(prompts, count, batch_size, (), None).batches()
+    return np.concatenate(await asyncio.gather(*map(draw, batches)))
+
+
+async def draw_and_score(
+    rollout_fleet: Any, reward_fleet: Any, plan: DrawingPlan, ticket: WeightTicket | None
+) -> DrawnImages:
+    """Draw and score all images of a plan, in as many parallel batches as the fleets take.
 
     Args:
-        ticket: weights of the policy; None draws the reference model's images, from the same noise.
-        rewards: what to score the images with.
+        ticket: weights of the policy; None draws the base model's images, from the same noise.
 
-    Returns:
-        scores (R, count) float32 and images (count, H, W, 3) uint8.
+    Raises:
+        RewardError: a score is not finite, or there are not as many as images.
+        ValueError: a batch came back incomplete.
     """
-    starts = range(0, count, batch_size)
-    batches = [evaluation_batch(prompts, start, min(batch_size, count - start)) for start in starts]
-    results = await asyncio.gather(*(_draw(rollout_fleet, reward_fleet, batch, ticket, rewards) for batch in batches))
-    scores, images = zip(*results, strict=True)
-    return np.concatenate(scores, axis=1), np.concatenate(images)
 
+    async def draw(batch: SampleBatch) -> tuple[ImageMeasures, NDArray[np.float32]]:
+        if ticket is None:
+            latents = await call_leased(rollout_fleet, "generate_reference", batch)
+            drift = np.zeros(len(latents), np.float32)
+        else:
+            latents, drift = await call_leased(rollout_fleet, "generate_with_drift", batch, ticket)
+        arguments = (latents, list(batch.prompts), list(plan.rewards), plan.embedder)
+        return await call_leased(reward_fleet, "evaluate", *arguments), drift
 
-async def _draw(
-    rollout_fleet: Any,
-    reward_fleet: Any,
-    batch: SampleBatch,
-    ticket: WeightTicket | None,
-    rewards: Sequence[RewardSettings],
-) -> tuple[Scores, Images]:
-    if ticket is None:
-        latents = await call_leased(rollout_fleet, "generate_reference", batch)
-    else:
-        latents = await call_leased(rollout_fleet, "generate", batch, ticket)
-    scores, images = await call_leased(reward_fleet, "evaluate", latents, list(batch.prompts), list(rewards))
-    return scores, images
+    batches = plan.batches()
+    measures, drift = zip(*await asyncio.gather(*map(draw, batches)), strict=True)
+    return join_measures(measures, [batch.prompts for batch in batches], drift)

@@ -90,7 +90,7 @@ def _publish(config: TrainLoopConfig, learner: Learner, position: Position) -> N
     ray.get(config.store.publish.remote(version, position.next_iteration, adapter, normalisation))
     if version % settings.samples.every == 0 or settings.is_over(position.next_iteration, position.seconds):
         ticket = ray.get(config.store.current.remote())
-        _, images = asyncio.run(
+        images = asyncio.run(
             draw_images(
                 config.rollout_fleet,
                 config.reward_fleet,

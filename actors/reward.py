@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import RewardSettings, RunSettings
+from pipeline.config import RewardSettings
+from pipeline.evaluation.measured import ImageMeasures
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.reward_models import ScoringSettings
 
 Array = NDArray[np.float32]
 
@@ -23,8 +26,8 @@ Array = NDArray[np.float32]
 class RewardActor:
     """A synchronous actor: one call at a time, in the order of arrival, each batch exactly as it was sent."""
 
-    def __init__(self, settings: RunSettings) -> None:
-        """Load the decoder and what is trained on; rewards of the evaluation load when first asked for."""
+    def __init__(self, settings: ScoringSettings) -> None:
+        """Load the decoder and `settings.rewards`; other rewards load when first asked for."""
         import torch
 
         from pipeline.reward_models import RewardModels
@@ -74,18 +77,21 @@ class RewardActor:
         return sums.numpy(), gradients.numpy()
 
     def evaluate(
-        self, latents: Array, prompts: Sequence[str], rewards: Sequence[RewardSettings]
-    ) -> tuple[Array, NDArray[np.uint8]]:
-        """Finished images and what several rewards make of them.
+        self,
+        latents: Array,
+        prompts: Sequence[str],
+        rewards: Sequence[RewardSettings],
+        embedder: RewardSettings | None = None,
+    ) -> ImageMeasures:
+        """Finished images, what several rewards make of them, and their statistics.
 
-        Returns:
-            scores (R, B) float32, a row per reward, and images (B, H, W, 3) uint8.
+        Args:
+            embedder: a reward that is a CLIP, in whose image space the images are embedded too.
 
         Raises:
             RewardError: as `score`.
         """
-        scores, images = self.models.evaluate(_to_tensor(latents), prompts, rewards)
-        return scores.numpy(), images.numpy()
+        return self.models.evaluate(_to_tensor(latents), prompts, rewards, embedder)
 
 
 def _to_tensor(latents: Array) -> Tensor:

@@ -49,7 +49,7 @@ def checksum_of(flat: np.ndarray) -> str:
 
 
 def load_weights(ticket: WeightTicket) -> np.ndarray:
-    """Fetch the weights of `ticket`: a read-only float32 array of shape (parameters,), shared with the object store.
+    """Fetch the weights of `ticket`: a read-only array (N,), shared with the object store.
 
     Blocks until the buffer is on this node; an asynchronous actor calls it by `asyncio.to_thread`.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from peft.utils import get_peft_model_state_dict
 
 from pipeline.policy import ADAPTER_NAME, Policy
+from pipeline.training_record import TRAINING_FILE, TrainingRecord
 
 
 def flatten_adapter(policy: Policy) -> NDArray[np.float32]:
@@ -39,11 +40,11 @@ def load_flat_adapter(policy: Policy, flat: NDArray[np.float32]) -> None:
             value.copy_(chunk.view_as(value))
 
 
-def export_adapter(policy: Policy, directory: Path, model_card: str) -> None:
+def export_adapter(policy: Policy, directory: Path, model_card: str, record: TrainingRecord) -> None:
     """Write the adapter so that `StableDiffusionPipeline.load_lora_weights(directory)` loads it.
 
-    The directory holds pytorch_lora_weights.safetensors, with rank and alpha in its metadata, and README.md with
-    `model_card`. It appears whole or not at all.
+    The directory holds pytorch_lora_weights.safetensors, with rank and alpha in its metadata, README.md with
+    `model_card`, and training.json, which tells an evaluation what was trained on. It appears whole or not at all.
     """
     temporary = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -57,5 +58,6 @@ def export_adapter(policy: Policy, directory: Path, model_card: str) -> None:
         unet_lora_adapter_metadata=policy.unet.peft_config[ADAPTER_NAME].to_dict(),
     )
     (temporary / "README.md").write_text(model_card, encoding="utf-8")
+    (temporary / TRAINING_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)

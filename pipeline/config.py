@@ -1,5 +1,6 @@
 """Every setting of a run, one sentence each. Defaults are the paper's, or D3PO's where the paper inherits."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -59,6 +60,14 @@ class RewardSettings(Settings):
     URL of an http reward."""
     scale: PositiveFloat | None = None
     """One unit of the reward, in guidance and in a sum of several; by default the scale the reward declares."""
+
+
+def label_rewards(rewards: Sequence[RewardSettings]) -> tuple[str, ...]:
+    """What rewards are called in tables: by name, and path where two share a name."""
+    names = [reward.name for reward in rewards]
+    return tuple(
+        f"{reward.name} ({reward.path})" if names.count(reward.name) > 1 else reward.name for reward in rewards
+    )
 
 
 class WeightedRewardSettings(RewardSettings):
@@ -315,11 +324,7 @@ class RunSettings(Settings):
     @property
     def reward_labels(self) -> tuple[str, ...]:
         """What `rewards`, and after them `evaluation.rewards`, are called: by name, and path where two share a name."""
-        rewards: tuple[RewardSettings, ...] = (*self.rewards, *self.evaluation.rewards)
-        names = [reward.name for reward in rewards]
-        return tuple(
-            f"{reward.name} ({reward.path})" if names.count(reward.name) > 1 else reward.name for reward in rewards
-        )
+        return label_rewards((*self.rewards, *self.evaluation.rewards))
 
     @property
     def reward_title(self) -> str:

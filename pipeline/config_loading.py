@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config import REWARD_TAGS, RunSettings
 from pipeline.settings import Settings
 
-AnySettings = TypeVar("AnySettings", bound=Settings)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
@@ -48,14 +48,14 @@ def parse_settings(values: dict[str, Any]) -> RunSettings:
     Raises:
         ValueError: as `load_settings`; every fault is listed, a line each.
     """
-    return parse_values(RunSettings, values)
+    return parse_as(RunSettings, values)
 
 
-def parse_values(model: type[AnySettings], values: dict[str, Any]) -> AnySettings:
-    """Check a tree of plain values as those of `model`.
+def parse_as(model: type[Model], values: dict[str, Any]) -> Model:
+    """`parse_settings` of another kind of job.
 
     Raises:
-        ValueError: as `load_settings`; every fault is listed, a line each.
+        ValueError: as `parse_settings`.
     """
     try:
         return model.model_validate(values)
@@ -70,10 +70,10 @@ def dump_settings(settings: Settings) -> str:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Put a value into a tree of them, "section.key=value", where the value is YAML.
+    """Put the value of "section.key=value" into a tree of plain values.
 
     Raises:
-        ValueError: a malformed override, or a place that the tree does not have.
+        ValueError: it has another form, or its key leads through a value.
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
@@ -102,8 +102,8 @@ def _place(section: dict[str, Any] | list[Any], name: str, override: str) -> str
     return int(name)
 
 
-def _explain(fault: Any, model: type[Settings]) -> str:
-    key, section = _locate(fault["loc"], model)
+def _explain(fault: Any, root: type[BaseModel]) -> str:
+    key, section = _locate(fault["loc"], root)
     if fault["type"] == "extra_forbidden":
         known = list(section.model_fields)
         nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
@@ -116,9 +116,9 @@ def _explain(fault: Any, model: type[Settings]) -> str:
     return f"{key}={fault['input']!r}: {message}" if key and not isinstance(fault["input"], dict) else message
 
 
-def _locate(location: Sequence[int | str], model: type[Settings]) -> tuple[str, type[BaseModel]]:
-    """The dotted key of a fault in `model`, and the section its last part was looked for in."""
-    section: type[BaseModel] = model
+def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[str, type[BaseModel]]:
+    """The dotted key of a fault, and the section its last part was looked for in."""
+    section = root
     choices: list[type[BaseModel]] = []
     key = []
     for name in (part for part in location if part not in REWARD_TAGS):

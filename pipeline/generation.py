@@ -1,10 +1,17 @@
 """Plain sampling, for image grids and evaluation: no candidates, no records."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from pipeline.noise import EVALUATION_ITERATION, INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
+from pipeline.preference_loss import drift
 from pipeline.prompts import SampleBatch
+
+Watcher = Callable[[int, Tensor, Tensor, Tensor], None]
+"""What looks on at every step: its index, x_t (B, C, H, W), and mean (B, C, H, W) and deviation of the next latent."""
 
 
 def evaluation_batch(prompts: list[str], start: int, count: int) -> SampleBatch:
@@ -13,7 +20,7 @@ def evaluation_batch(prompts: list[str], start: int, count: int) -> SampleBatch:
     return SampleBatch(EVALUATION_ITERATION, samples, tuple(prompts[sample % len(prompts)] for sample in samples))
 
 
-def generate_latents(policy: Policy, batch: SampleBatch, run_seed: int) -> Tensor:
+def generate_latents(policy: Policy, batch: SampleBatch, run_seed: int, watch: Watcher | None = None) -> Tensor:
     """Clean latents x_0 (B, C, H, W) float32 of a batch of prompts, one network call per step.
 
     The noise depends on the seed and the sample, not on the policy, so base and aligned images are pairs.
@@ -23,5 +30,27 @@ def generate_latents(policy: Policy, batch: SampleBatch, run_seed: int) -> Tenso
     x_t = noise.draw(policy.latent_shape, INITIAL_STEP).to(policy.device)
     for step in range(policy.transition.num_steps):
         mean, std = policy.transition.mean_std(policy.predict(x_t, step, prompts), x_t, step)
+        if watch is not None:
+            watch(step, x_t, mean, std)
         x_t = mean + std * noise.draw(policy.latent_shape, step).to(policy.device)
     return x_t
+
+
+def generate_with_drift(policy: Policy, batch: SampleBatch, run_seed: int) -> tuple[Tensor, Tensor]:
+    """`generate_latents`, and how far the policy has moved from the reference along these very trajectories.
+
+    The drift is mean(||mu_theta - mu_ref||^2) / (2 std^2) over C, H, W, as in training, averaged over the steps that
+    add noise. Times their number and C*H*W it estimates the KL divergence of whole trajectories, in nats. It costs a
+    reference call per step.
+
+    Returns:
+        x_0 (B, C, H, W) and drift (B,), both float32.
+    """
+    prompts, steps = list(batch.prompts), []
+
+    def compare(step: int, x_t: Tensor, mean: Tensor, std: Tensor) -> None:
+        if std > 0:
+            reference, _ = policy.transition.mean_std(policy.predict_reference(x_t, step, prompts), x_t, step)
+            steps.append(drift(mean, reference, std, "mean"))
+
+    return generate_latents(policy, batch, run_seed, compare), torch.stack(steps).mean(dim=0)

@@ -55,8 +55,8 @@ class Policy:
         self._frozen = False
 
     @classmethod
-    def load(cls, model: ModelSettings, lora: LoraSettings, sampling: SamplingSettings, seed: int) -> Self:
-        """Load a `StableDiffusionPipeline` directory or hub id and add a fresh adapter.
+    def load(cls, model: ModelSettings, lora: LoraSettings | None, sampling: SamplingSettings, seed: int) -> Self:
+        """Load a `StableDiffusionPipeline` directory or hub id and add a fresh adapter; none where `lora` is None.
 
         The adapter's random half depends on `seed` alone and its other half is zero, so the policy starts as the
         reference. Only the adapter has gradients; it is float32 on a base of any dtype.
@@ -71,10 +71,11 @@ class Policy:
 
         unet.requires_grad_(False)
         text_encoder.requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            unet.add_adapter(adapter_config(lora), adapter_name=ADAPTER_NAME)
-        cast_training_params(unet, dtype=torch.float32)
+        if lora is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                unet.add_adapter(adapter_config(lora), adapter_name=ADAPTER_NAME)
+            cast_training_params(unet, dtype=torch.float32)
         unet.to(device).eval()
         text_encoder.to(device).eval()
         if model.channels_last:
@@ -151,6 +152,10 @@ class Policy:
         """Text embeddings (B, tokens, width) in the text encoder's dtype; a prompt is encoded once."""
         # One by one: an embedding must not depend, to the last bit, on the company it was encoded in.
         return torch.stack([self._embedding(prompt) for prompt in prompts])
+
+    def forget_embeddings(self) -> None:
+        """Encode every prompt anew from now on; whoever changes the text encoder calls it."""
+        self._embedding.cache_clear()
 
     def _encode(self, prompt: str) -> Tensor:
         length = self.tokenizer.model_max_length

@@ -1,6 +1,7 @@
 """Everything about a run that can be wrong and can be seen before the first actor starts."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTokenizer
 
-from pipeline.config import RunSettings
+from pipeline.config import RewardSettings, RunSettings
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
 from pipeline.rewards import reward_class
 from pipeline.rewards.own import is_own, own_module_path
@@ -135,7 +136,15 @@ def own_modules(settings: RunSettings) -> list[Path]:
     Raises:
         ValueError: such a reward cannot be imported.
     """
-    rewards = (*settings.rewards, *settings.evaluation.rewards)
+    return own_modules_of((*settings.rewards, *settings.evaluation.rewards))
+
+
+def own_modules_of(rewards: Sequence[RewardSettings]) -> list[Path]:
+    """`own_modules` of any rewards.
+
+    Raises:
+        ValueError: as `own_modules`.
+    """
     return sorted({own_module_path(reward.name) for reward in rewards if is_own(reward.name)})
 
 

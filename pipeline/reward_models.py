@@ -1,16 +1,38 @@
 """The decoder and the reward models of a run in one place: what a reward actor holds."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import RewardSettings, RunSettings
+from pipeline.config import ModelSettings, RewardPoolSettings, RewardSettings
 from pipeline.decoder import LatentDecoder
 from pipeline.devices import resolve_device, resolve_dtype
+from pipeline.evaluation.image_statistics import image_statistics
+from pipeline.evaluation.measured import ImageMeasures
+from pipeline.images import to_pixels
 from pipeline.reward_set import RewardSet
 from pipeline.rewards import Reward, load_reward
+from pipeline.rewards.clip import ClipReward
 from pipeline.scoring import LatentScorer, check_scores
+
+
+class ScoringSettings(Protocol):
+    """What of a run's or an evaluation's settings a reward actor needs."""
+
+    @property
+    def model(self) -> ModelSettings:
+        """Whose decoder it is."""
+
+    @property
+    def rewards(self) -> Sequence[RewardSettings]:
+        """The rewards that are loaded at once."""
+
+    @property
+    def reward_actors(self) -> RewardPoolSettings:
+        """Threads and the size of chunks."""
 
 
 class RewardModels:
@@ -19,8 +41,8 @@ class RewardModels:
     `scorer` serves a run that trains on one reward, `reward_set` one that trains on several.
     """
 
-    def __init__(self, settings: RunSettings) -> None:
-        """Load the decoder and what is trained on; rewards of the evaluation load when first asked for."""
+    def __init__(self, settings: ScoringSettings) -> None:
+        """Load the decoder and `settings.rewards`; other rewards load when first asked for."""
         self.device, self.dtype = resolve_device(settings.model.device), resolve_dtype(settings.model.dtype)
         self.decoder = LatentDecoder.load(
             settings.model.path, self.device, self.dtype, settings.reward_actors.decode_chunk
@@ -28,15 +50,19 @@ class RewardModels:
         trained = [self._load(reward) for reward in settings.rewards]
         self.scorer = LatentScorer(self.decoder, trained[0])
         self.reward_set = RewardSet(self.decoder, trained)
-        self._evaluation: dict[RewardSettings, Reward] = dict(zip(settings.rewards, trained, strict=True))
+        self._loaded: dict[RewardSettings, Reward] = dict(zip(settings.rewards, trained, strict=True))
 
     def evaluate(
-        self, latents: Tensor, prompts: Sequence[str], rewards: Sequence[RewardSettings]
-    ) -> tuple[Tensor, Tensor]:
-        """Decode latents (B, C, h, w) of finished images and score them with each of `rewards`.
+        self,
+        latents: Tensor,
+        prompts: Sequence[str],
+        rewards: Sequence[RewardSettings],
+        embedder: RewardSettings | None = None,
+    ) -> ImageMeasures:
+        """Decode latents (B, C, h, w) of finished images, score them with each of `rewards`, and measure them.
 
-        Returns:
-            scores (R, B) float32, a row per reward, and images (B, H, W, 3) uint8, both on the CPU.
+        Args:
+            embedder: a reward that is a CLIP, in whose image space the images are embedded too.
 
         Raises:
             RewardError: a score is not finite, or there are not B of them.
@@ -44,14 +70,29 @@ class RewardModels:
         with torch.no_grad():
             images = self.decoder.decode(latents)
             scores = [self._checked_scores(reward, images, prompts) for reward in rewards]
-        pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return torch.stack(scores) if scores else torch.empty(0, len(prompts)), pixels.cpu()
+            aspects = [self._reward(reward).score_aspects(images, prompts).float().cpu() for reward in rewards]
+            embeddings = images.new_empty(len(images), 0) if embedder is None else self._embed(embedder, images)
+        return ImageMeasures(
+            scores=torch.stack(scores, dim=1).numpy() if scores else np.empty((len(prompts), 0), np.float32),
+            aspects=torch.cat(aspects, dim=1).numpy() if aspects else np.empty((len(prompts), 0), np.float32),
+            statistics=image_statistics(images).T.numpy(),
+            embeddings=embeddings.float().cpu().numpy(),
+            images=to_pixels(images),
+        )
 
     def _checked_scores(self, settings: RewardSettings, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        if settings not in self._evaluation:
-            self._evaluation[settings] = self._load(settings)
-        reward = self._evaluation[settings]
+        reward = self._reward(settings)
         return check_scores(reward.score(images, prompts), prompts, reward.name)
+
+    def _embed(self, settings: RewardSettings, images: Tensor) -> Tensor:
+        reward = self._reward(settings)
+        assert isinstance(reward, ClipReward), f"{reward.name} embeds no images"
+        return reward.embed_images(images)
+
+    def _reward(self, settings: RewardSettings) -> Reward:
+        if settings not in self._loaded:
+            self._loaded[settings] = self._load(settings)
+        return self._loaded[settings]
 
     def _load(self, settings: RewardSettings) -> Reward:
         return load_reward(settings.name, settings.path, self.device, self.dtype, settings.scale)

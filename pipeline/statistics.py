@@ -40,20 +40,23 @@ def compare_paired(
     aligned: Sequence[float] | NDArray[np.floating],
     seed: int,
     n_resamples: int = 9999,
+    groups: Sequence[int] | NDArray[np.integer] | None = None,
 ) -> PairedComparison:
     """Compare two score lists of equal length (N,), entry i of both made from the same prompt and seed.
 
-    Pairs are resampled whole, so the spread between prompts does not widen the interval. The percentile bootstrap is
-    used because it stays defined when all differences are equal, where the corrected ones return NaN.
+    Pairs are resampled whole, so the spread between prompts does not widen the interval. Pairs of one group, such as
+    the images of one prompt, are not independent: a group is drawn with all its pairs or not at all. The percentile
+    bootstrap is used because it stays defined when all differences are equal, where the corrected ones return NaN.
 
     Args:
         base: (N,) scores of the base model.
         aligned: (N,) scores of the aligned model.
         seed: seed of the resampling: the same input gives the same interval.
         n_resamples: number of bootstrap resamples.
+        groups: (N,) the group of each pair, any integers; None where every pair is one of its own.
 
     Raises:
-        ValueError: lengths that differ, fewer than two pairs, or a score that is not finite.
+        ValueError: lengths that differ, fewer than two pairs or groups, or a score that is not finite.
     """
     base_scores, aligned_scores = np.asarray(base, dtype=np.float64), np.asarray(aligned, dtype=np.float64)
     if base_scores.ndim != 1 or base_scores.shape != aligned_scores.shape:
@@ -63,21 +66,41 @@ def compare_paired(
     if not (np.isfinite(base_scores).all() and np.isfinite(aligned_scores).all()):
         raise ValueError("scores hold NaN or infinity: an interval over them means nothing")
     differences = aligned_scores - base_scores
+    low, high = mean_interval(differences, np.arange(len(differences)) if groups is None else groups, seed, n_resamples)
+    return PairedComparison(
+        base_mean=float(base_scores.mean()),
+        aligned_mean=float(aligned_scores.mean()),
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
+        win_rate=float(np.mean(differences > 0) + 0.5 * np.mean(differences == 0)),
+        pairs=int(differences.size),
+    )
+
+
+def mean_interval(
+    values: NDArray[np.floating], groups: Sequence[int] | NDArray[np.integer], seed: int, n_resamples: int = 9999
+) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean of ``values`` (N,), whole ``groups`` (N,) being resampled.
+
+    Raises:
+        ValueError: ``groups`` are not N, or there is only one of them.
+    """
+    if len(groups) != len(values):
+        raise ValueError(f"{len(values)} values and {len(groups)} groups do not pair up")
+    _, places = np.unique(groups, return_inverse=True)
+    counts = np.bincount(places)
+    if len(counts) < 2:
+        raise ValueError("a bootstrap interval needs at least 2 groups (prompts), got 1: it resamples whole groups")
     interval = bootstrap(
-        (differences,),
-        np.mean,
+        (np.bincount(places, weights=values), counts),
+        lambda sums, sizes, axis: sums.sum(axis=axis) / sizes.sum(axis=axis),
+        paired=True,
+        vectorized=True,
         n_resamples=n_resamples,
         batch=1000,
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return PairedComparison(
-        base_mean=float(base_scores.mean()),
-        aligned_mean=float(aligned_scores.mean()),
-        difference=float(differences.mean()),
-        low=float(interval.low),
-        high=float(interval.high),
-        win_rate=float(np.mean(differences > 0) + 0.5 * np.mean(differences == 0)),
-        pairs=int(differences.size),
-    )
+    return float(interval.low), float(interval.high)

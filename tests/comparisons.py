@@ -8,7 +8,7 @@ from settings import miniature_values
 
 from pipeline.comparison.plan import Plan, make_plan
 from pipeline.comparison.settings import ComparisonSettings
-from pipeline.config_loading import parse_values
+from pipeline.config_loading import parse_as
 
 
 def comparison_values(base: Path, /, **sections: Any) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def write_base(directory: Path, model: Path = Path("some/model"), **sections: An
 
 def make_comparison(directory: Path, **sections: Any) -> ComparisonSettings:
     """`comparison_values`, checked."""
-    return parse_values(ComparisonSettings, comparison_values(write_base(directory), **sections))
+    return parse_as(ComparisonSettings, comparison_values(write_base(directory), **sections))
 
 
 def plan_of(directory: Path, **sections: Any) -> Plan:

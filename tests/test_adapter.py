@@ -14,11 +14,14 @@ from pipeline.adapter import export_adapter, flatten_adapter, load_flat_adapter
 from pipeline.generation import evaluation_batch, generate_latents
 from pipeline.noise import INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
+from pipeline.training_record import read_training_record, training_record
 
 pytest_plugins = ["model_fixtures"]
 
 PROMPTS = ["a red circle", "a small blue star left of a green ring"]
 SEED = 7
+FILES = {"pytorch_lora_weights.safetensors", "README.md", "training.json"}
+RECORD = training_record(miniature_settings(Path("the/base")))
 
 
 class FedDDIMScheduler(DDIMScheduler):
@@ -56,7 +59,7 @@ def stock_latents(model: Path, adapter: Path | None, policy: Policy) -> torch.Te
 @pytest.mark.parametrize("alpha", [4, 16])
 def test_stock_diffusers_draws_the_same_latents(miniature_model: Path, tmp_path: Path, alpha: int) -> None:
     policy = make_policy(miniature_settings(miniature_model, lora={"rank": 4, "alpha": alpha}), adapter_scale=0.3)
-    export_adapter(policy, tmp_path / "adapter", "card")
+    export_adapter(policy, tmp_path / "adapter", "card", RECORD)
     ours = generate_latents(policy, evaluation_batch(PROMPTS, 0, 2), SEED)
     scale = ours.abs().max().item()
     stock = stock_latents(miniature_model, tmp_path / "adapter", policy)
@@ -71,7 +74,7 @@ def test_stock_diffusers_draws_the_same_latents(miniature_model: Path, tmp_path:
 def test_other_target_modules_are_exported_too(miniature_model: Path, tmp_path: Path) -> None:
     lora = {"rank": 2, "alpha": 3, "target_modules": ["to_q", "ff.net.0.proj", "proj_in", "conv1"]}
     policy = make_policy(miniature_settings(miniature_model, lora=lora), adapter_scale=0.3)
-    export_adapter(policy, tmp_path / "adapter", "card")
+    export_adapter(policy, tmp_path / "adapter", "card", RECORD)
     ours = generate_latents(policy, evaluation_batch(PROMPTS, 0, 2), SEED)
     stock = stock_latents(miniature_model, tmp_path / "adapter", policy)
     torch.testing.assert_close(stock, ours, rtol=0, atol=1e-4 * ours.abs().max().item())
@@ -79,32 +82,34 @@ def test_other_target_modules_are_exported_too(miniature_model: Path, tmp_path: 
 
 def test_the_directory_holds_weights_and_card_and_nothing_else(miniature_model: Path, tmp_path: Path) -> None:
     directory = tmp_path / "adapter"
-    export_adapter(make_policy(miniature_settings(miniature_model)), directory, "# card, für 🦊")
-    assert {path.name for path in directory.iterdir()} == {"pytorch_lora_weights.safetensors", "README.md"}
+    export_adapter(make_policy(miniature_settings(miniature_model)), directory, "# card, für 🦊", RECORD)
+    assert {path.name for path in directory.iterdir()} == FILES
     assert (directory / "README.md").read_text(encoding="utf-8") == "# card, für 🦊"
+    assert read_training_record(str(directory)) == RECORD
+    assert RECORD.base_model == "the/base" and RECORD.rewards[0].name == "jpeg_compressibility"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_an_export_replaces_the_last_one_whole(miniature_model: Path, tmp_path: Path) -> None:
     directory, debris = tmp_path / "adapter", tmp_path / ".adapter.partial"
     policy = make_policy(miniature_settings(miniature_model))
-    export_adapter(policy, directory, "first")
+    export_adapter(policy, directory, "first", RECORD)
     (directory / "left_over").touch()
     debris.mkdir()
     (debris / "half_written").touch()
-    export_adapter(policy, directory, "second")
+    export_adapter(policy, directory, "second", RECORD)
     assert (directory / "README.md").read_text() == "second"
-    assert {path.name for path in directory.iterdir()} == {"pytorch_lora_weights.safetensors", "README.md"}
+    assert {path.name for path in directory.iterdir()} == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_an_export_that_fails_leaves_the_last_one(miniature_model: Path, tmp_path: Path) -> None:
     directory = tmp_path / "adapter"
     policy = make_policy(miniature_settings(miniature_model))
-    export_adapter(policy, directory, "first")
+    export_adapter(policy, directory, "first", RECORD)
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     with pytest.raises(UnicodeEncodeError):
-        export_adapter(policy, directory, "\ud800 cannot be written as UTF-8")
+        export_adapter(policy, directory, "\ud800 cannot be written as UTF-8", RECORD)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
 
 

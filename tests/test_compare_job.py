@@ -16,7 +16,7 @@ from pipeline.comparison.loading import open_folder
 from pipeline.comparison.plan import Plan, PlannedRun, make_plan
 from pipeline.comparison.settings import ComparisonSettings
 from pipeline.comparison.sweep import chosen_learning_rates
-from pipeline.config_loading import dump_settings, parse_values
+from pipeline.config_loading import dump_settings, parse_as
 from pipeline.run_folder import CONFIG_FILE, SUMMARY_FILE, MetricsFile, write_text
 
 pytest_plugins = ["model_fixtures", "job_fixtures"]
@@ -94,7 +94,7 @@ def interrupted(undisturbed_run: tuple[FinishedJob, Path], tmp_path_factory: pyt
         budget={"unit": "trajectories", "amount": 8 * ITERATIONS},
         sweep=None,
     )
-    plan = make_plan(parse_values(ComparisonSettings, values), directory / "comparison")
+    plan = make_plan(parse_as(ComparisonSettings, values), directory / "comparison")
     open_folder(plan)
     first, second = runs_of(plan)
     shutil.copytree(undisturbed_run[1], first.folder)

@@ -11,7 +11,7 @@ from pipeline.comparison.loading import check_folders, is_finished, load_compari
 from pipeline.comparison.overview import overview
 from pipeline.comparison.plan import make_plan
 from pipeline.comparison.settings import ComparisonSettings
-from pipeline.config_loading import dump_settings, parse_values, sections_of
+from pipeline.config_loading import dump_settings, parse_as, sections_of
 from pipeline.run_folder import CONFIG_FILE, SUMMARY_FILE, write_text
 
 REPOSITORY = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def test_a_cell_without_a_learning_rate_has_no_runs(tmp_path: Path) -> None:
 
 def test_the_sweep_is_short_has_a_seed_of_its_own_and_is_judged_by_the_trained_reward(tmp_path: Path) -> None:
     base = write_base(tmp_path, evaluation={"images": 64, "rewards": [{"name": "clip", "path": "some/clip"}]})
-    plan = make_plan(parse_values(ComparisonSettings, comparison_values(base)), tmp_path / "comparison")
+    plan = make_plan(parse_as(ComparisonSettings, comparison_values(base)), tmp_path / "comparison")
     runs = plan.sweep_runs
     assert [run.settings.name for run in runs] == [
         "tailorpo-lr0.001",
@@ -179,4 +179,4 @@ def test_every_setting_has_its_sentence() -> None:
 def test_every_shipped_comparison_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     plan = make_plan(load_comparison(path), path.parent)
-    assert load_comparison(path) == parse_values(ComparisonSettings, yaml.safe_load(dump_settings(plan.comparison)))
+    assert load_comparison(path) == parse_as(ComparisonSettings, yaml.safe_load(dump_settings(plan.comparison)))

@@ -12,7 +12,7 @@ from pipeline.comparison.overview import plan_section
 from pipeline.comparison.plan import Plan, make_plan
 from pipeline.comparison.settings import ComparisonSettings
 from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, sweep_prompts, write_sweep_prompts
-from pipeline.config_loading import parse_values
+from pipeline.config_loading import parse_as
 from pipeline.demo.grammar import held_out_prompts, train_prompts
 from pipeline.run_folder import SUMMARY_FILE, write_json
 
@@ -83,13 +83,13 @@ def test_prompts_of_the_final_evaluation_never_choose(tmp_path: Path) -> None:
     (tmp_path / "held_out.txt").write_text("a dog\n", encoding="utf-8")
     base = write_base(tmp_path, prompts={"held_out": str(tmp_path / "held_out.txt")})
     sweep = {"learning_rates": [0.1, 0.2], "images": 4, "prompts": str(tmp_path / "prompts.txt"), "budget_share": 0.5}
-    plan = make_plan(parse_values(ComparisonSettings, comparison_values(base, sweep=sweep)), tmp_path)
+    plan = make_plan(parse_as(ComparisonSettings, comparison_values(base, sweep=sweep)), tmp_path)
     assert sorted(sweep_prompts(plan)) == ["a cat", "a red circle"]
 
 
 def test_a_sweep_without_prompts_of_its_own_is_refused(tmp_path: Path) -> None:
     base = write_base(tmp_path, prompts={"train": "animals", "held_out": "animals"})
-    plan = make_plan(parse_values(ComparisonSettings, comparison_values(base)), tmp_path)
+    plan = make_plan(parse_as(ComparisonSettings, comparison_values(base)), tmp_path)
     with pytest.raises(ValueError, match=r"'animals' are all among those of the final evaluation.*sweep\.prompts"):
         sweep_prompts(plan)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.comparison.plan import Plan, PlannedRun
 from pipeline.comparison.settings import ComparisonSettings
-from pipeline.config_loading import dump_settings, load_settings, parse_values, read_values
+from pipeline.config_loading import dump_settings, load_settings, parse_as, read_values
 from pipeline.run_folder import CONFIG_FILE, SUMMARY_FILE, write_text
 
 COMPARISON_FILE, BASE_FILE = "comparison.yaml", "base.yaml"
@@ -17,7 +17,7 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonSett
     Raises:
         ValueError: a missing or malformed file, an unknown key (with the nearest known one), or a value out of range.
     """
-    return parse_values(ComparisonSettings, read_values(path, overrides))
+    return parse_as(ComparisonSettings, read_values(path, overrides))
 
 
 def open_folder(plan: Plan) -> None:

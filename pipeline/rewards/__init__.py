@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -11,7 +12,7 @@ from pipeline.config import RewardSettings, RunSettings
 from pipeline.rewards.base import Reward
 from pipeline.rewards.own import is_own, own_reward_class
 
-__all__ = ["REWARDS", "Reward", "load_reward", "reward_class", "reward_scale", "training_scale"]
+__all__ = ["REWARDS", "Reward", "aspect_labels", "load_reward", "reward_class", "reward_scale", "training_scale"]
 
 REWARDS: dict[str, tuple[str, str]] = {
     "jpeg_compressibility": ("pipeline.rewards.jpeg", "JpegCompressibility"),
@@ -68,6 +69,15 @@ def load_reward(
     if scale is not None:
         reward.scale = scale
     return reward
+
+
+def aspect_labels(rewards: Sequence[RewardSettings], labels: Sequence[str]) -> tuple[str, ...]:
+    """What the aspects of all ``rewards`` are called in tables, each beside its reward's own label."""
+    return tuple(
+        f"{label}: {aspect}"
+        for reward, label in zip(rewards, labels, strict=True)
+        for aspect in reward_class(reward.name).aspects
+    )
 
 
 def reward_scale(settings: RewardSettings) -> float:

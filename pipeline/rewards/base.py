@@ -31,6 +31,7 @@ class Reward(ABC):
             None where it depends on the checkpoint.
         licence: licence of the weights, "none" where there are none.
         held_out_only: True for a judge that may evaluate but never serve as the training reward.
+        aspects: what the score is made of, where an evaluation shows that apart; see ``score_aspects``.
         scale: a typical spread of the score, in the score's own unit. Guidance and weighted sums of rewards work on
             ``score / scale``, so that a step size means the same for every reward.
     """
@@ -44,6 +45,7 @@ class Reward(ABC):
     weights_mebibytes: ClassVar[int | None] = None
     licence: ClassVar[str]
     held_out_only: ClassVar[bool] = False
+    aspects: ClassVar[tuple[str, ...]] = ()
     scale: float = 1.0
 
     @classmethod
@@ -71,6 +73,16 @@ class Reward(ABC):
             raise ValueError(f"reward {cls.name!r} has no weights: remove reward.path ({path!r})")
 
     @classmethod
+    def check_prompts(cls, prompts: Sequence[str]) -> None:
+        """Refuse prompts that this reward has nothing to say about; most rewards take any.
+
+        Raises:
+            ValueError: there is no prompt, or one that the reward cannot judge, which the message names.
+        """
+        if not prompts:
+            raise ValueError(f"reward {cls.name!r} has no prompt to score images by")
+
+    @classmethod
     def path_or_default(cls, path: str | None) -> str:
         """``path``, or ``default_path`` where none is given; call it after ``check_path``."""
         found = path or cls.default_path
@@ -91,6 +103,14 @@ class Reward(ABC):
         As :meth:`score`, whatever the time; a :class:`StepAwareReward` alone makes something of it.
         """
         return self.score(images, prompts)
+
+    def score_aspects(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Score ``images`` (B, 3, H, W) by each of A ``aspects``.
+
+        Returns:
+            (B, A) float32, NaN where the prompt says nothing about the aspect.
+        """
+        return images.new_empty(len(prompts), 0)
 
 
 class StepAwareReward(Reward):

@@ -141,11 +141,14 @@ class ClipReward(Reward):
     def logits(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the score (B,) in the precision it is computed in: float32, or float64 with a float64 model."""
         assert len(images) == len(prompts), f"{len(images)} images for {len(prompts)} prompts"
+        text_embeddings = torch.stack([self._text_embedding(prompt) for prompt in prompts])
+        return self.factor() * (self.embed_images(images) * text_embeddings).sum(dim=-1)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit image embeddings (B, D) of ``images`` (B, 3, H, W) in [0, 1], in float32 or better; differentiable."""
         pixel_values = self.preprocessing(images.to(self.model.device))
         features = self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype)).pooler_output
-        image_embeddings = unit_vectors(features)
-        text_embeddings = torch.stack([self._text_embedding(prompt) for prompt in prompts])
-        return self.factor() * (image_embeddings * text_embeddings).sum(dim=-1)
+        return unit_vectors(features)
 
     @torch.no_grad()
     def _embed_text(self, prompt: str) -> Tensor:

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from pipeline.demo.grammar import ATTRIBUTES, UNSTATED
 from pipeline.demo.judge import JudgeModel, all_correct, attributes_correct, check_directory, stated_attributes
 from pipeline.rewards.base import Reward
 
@@ -26,6 +27,7 @@ class SceneJudge(Reward):
     weights_mebibytes: ClassVar[int | None] = 1
     held_out_only: ClassVar[bool] = True
     licence: ClassVar[str] = "Apache-2.0"
+    aspects: ClassVar[tuple[str, ...]] = ("layout", "background", "sizes", "colours", "shapes")
 
     def __init__(self, model: JudgeModel, device: torch.device) -> None:
         """Take a loaded model, move it to ``device`` and freeze it; it always runs in float32."""
@@ -42,6 +44,16 @@ class SceneJudge(Reward):
         super().check_path(path)
         assert path is not None
         check_directory(Path(path))
+
+    @classmethod
+    def check_prompts(cls, prompts: Sequence[str]) -> None:
+        """Refuse prompts of any other world.
+
+        Raises:
+            ValueError: there is none, or one that is no prompt of the demo world.
+        """
+        super().check_prompts(prompts)
+        stated_attributes(prompts)
 
     @classmethod
     def load(cls, path: str | None, device: torch.device, dtype: torch.dtype) -> Self:
@@ -65,6 +77,23 @@ class SceneJudge(Reward):
     def attribute_scores(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Whether each attribute of ``grammar.ATTRIBUTES`` is as stated: (B, 8) bool, True where it is left open."""
         return attributes_correct(self.read(images), stated_attributes(prompts).to(self.device))
+
+    def score_aspects(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The share of what a prompt states in each of ``aspects`` that is right, over its one or two objects.
+
+        Returns:
+            (B, 5) float32, NaN where nothing is stated.
+        """
+        stated = stated_attributes(prompts).to(self.device)
+        judged = (stated != UNSTATED).float()  # (B, 8)
+        right = attributes_correct(self.read(images), stated).float() * judged
+        columns = [
+            [index for index, name in enumerate(ATTRIBUTES) if name.split("_")[0] == aspect.removesuffix("s")]
+            for aspect in self.aspects
+        ]
+        # Nothing of nothing is NaN.
+        shares = [right[:, own].sum(dim=1) / judged[:, own].sum(dim=1) for own in columns]
+        return torch.stack(shares, dim=1)
 
     def read(self, images: Tensor) -> Tensor:
         """The attribute rows (B, 8) the judge sees in ``images`` (B, 3, 64, 64).

@@ -86,11 +86,17 @@ class SpoStepAware(StepAwareReward, ClipReward):
     def logits_at(self, images: Tensor, prompts: Sequence[str], timesteps: Tensor) -> Tensor:
         """Return the score (B,) in the precision it is computed in: float32, or float64 with a float64 model."""
         assert len(images) == len(prompts) == len(timesteps)
+        text_embeddings = torch.stack([self._text_embedding(prompt) for prompt in prompts])
+        return self.model.logit_scale.exp() * (self._embed_at(images, timesteps) * text_embeddings).sum(dim=-1)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit image embeddings (B, D) of finished ``images`` (B, 3, H, W)."""
+        return self._embed_at(images, torch.zeros(len(images), dtype=torch.int64))
+
+    def _embed_at(self, images: Tensor, timesteps: Tensor) -> Tensor:
         tower = self.model.vision_model
         pixel_values = self.preprocessing(images.to(tower.device)).to(tower.dtype)
-        image_embeddings = unit_vectors(self.model.image_features(pixel_values, timesteps.to(tower.device)))
-        text_embeddings = torch.stack([self._text_embedding(prompt) for prompt in prompts])
-        return self.model.logit_scale.exp() * (image_embeddings * text_embeddings).sum(dim=-1)
+        return unit_vectors(self.model.image_features(pixel_values, timesteps.to(tower.device)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,138 @@
+"""Base model against adapters on the connected cluster: `jobs/evaluate.py`, and whoever has adapters to compare."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import RayError
+
+from actors.capacity import WorkerRequest, check_capacity
+from actors.crew import resources_of, start_pool
+from actors.drawing import LoraWorker
+from actors.failure import explain_failure
+from actors.imaging import DrawingPlan, draw_and_score
+from actors.reward import RewardActor
+from actors.weights import WeightTicket, checksum_of
+from pipeline.evaluation.embedder import first_embedder
+from pipeline.evaluation.evaluation import compare_drawn
+from pipeline.evaluation.folder import is_evaluated, open_folder, write_adapter, write_text_of_all
+from pipeline.evaluation.measured import DrawnImages
+from pipeline.evaluation.preflight import held_out_rewards
+from pipeline.evaluation.settings import AdapterEvaluationSettings
+from pipeline.lora_file import read_lora
+from pipeline.noise import EVALUATION_ITERATION
+from pipeline.prompts import load_held_out_prompts
+from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
+from pipeline.rewards import aspect_labels
+
+
+def evaluate_adapters(
+    settings: AdapterEvaluationSettings, directory: Path, say: Callable[[str], None]
+) -> dict[str, RunEvaluation]:
+    """Draw the base model and every adapter on the connected cluster, and compare them.
+
+    Call `pipeline.evaluation.preflight.check_evaluation` first. Everything about an adapter is on the disk, in
+    `directory`/label, before the next one is drawn. Called again with the same settings, this goes on where it was
+    interrupted; an adapter whose weights have changed is evaluated anew.
+
+    Args:
+        directory: the folder of the evaluation; evaluation.md is about all adapters.
+        say: told a line whenever a model is through.
+
+    Returns:
+        What lies in `directory`/label/evaluation.json, by the label of the adapter.
+
+    Raises:
+        ValueError: the folder holds an evaluation with other settings.
+        RunFailedError: an actor or a reward failed; the message is the reason.
+    """
+    open_folder(settings, directory)
+    buffers = {adapter.label: read_lora(adapter.path).to_buffer() for adapter in settings.adapters}
+    pending = {
+        label: buffer for label, buffer in buffers.items() if not is_evaluated(directory, label, checksum_of(buffer))
+    }
+    if pending:
+        try:
+            _draw_and_compare(settings, pending, directory, say)
+        except (RayError, RuntimeError) as error:
+            raise explain_failure(error, journal=None) from error
+    write_text_of_all(settings, held_out_rewards(settings), directory)
+    evaluations = {label: read_evaluation(directory / label) for label in buffers}
+    return {label: evaluation for label, evaluation in evaluations.items() if evaluation is not None}
+
+
+def evaluation_requests(settings: AdapterEvaluationSettings) -> list[WorkerRequest]:
+    """The least that must fit on the cluster at once."""
+    pools = {"reward_actors": settings.reward_actors, "rollout": settings.rollout}
+    return [WorkerRequest(role, pool.min_workers, resources_of(pool)) for role, pool in pools.items()]
+
+
+def check_room_for_evaluation(settings: AdapterEvaluationSettings) -> None:
+    """Refuse an evaluation that the connected cluster can never hold.
+
+    Raises:
+        ValueError: the cluster has a fixed size, and the minimum of workers does not fit.
+    """
+    check_capacity(evaluation_requests(settings))
+
+
+def cpus_of_evaluation(settings: AdapterEvaluationSettings) -> float:
+    """CPUs that both pools at their maximum reserve together."""
+    return sum(pool.max_workers * pool.num_cpus for pool in (settings.reward_actors, settings.rollout))
+
+
+@dataclass(frozen=True)
+class _Fleets:
+    reward: Any
+    drawing: Any
+
+    def draw(self, plan: DrawingPlan, ticket: WeightTicket | None) -> DrawnImages:
+        return asyncio.run(draw_and_score(self.drawing, self.reward, plan, ticket))
+
+    def dismiss(self) -> None:
+        for fleet in (self.drawing, self.reward):
+            ray.get(fleet.shutdown.remote())
+            ray.kill(fleet)
+
+
+def _draw_and_compare(
+    settings: AdapterEvaluationSettings,
+    buffers: dict[str, NDArray[np.uint8]],
+    directory: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Evaluate LoRAs, given as buffers of `LoraFile` by label."""
+    prompts = load_held_out_prompts(settings.prompts)
+    plan = DrawingPlan(
+        prompts=prompts,
+        count=len(prompts) * settings.images_per_prompt,
+        batch_size=settings.batch_size,
+        rewards=settings.rewards,
+        embedder=settings.embedder or first_embedder(settings.rewards),
+    )
+    labels, aspects = settings.reward_labels, aspect_labels(settings.rewards, settings.reward_labels)
+    fleets = _start_fleets(settings)
+    try:
+        base = fleets.draw(plan, None)
+        say(f"base model: {plan.count} images drawn and scored")
+        for number, (label, buffer) in enumerate(buffers.items()):
+            checksum = checksum_of(buffer)
+            ticket = WeightTicket(number, EVALUATION_ITERATION, checksum, [ray.put(buffer)])
+            evaluation = compare_drawn(base, fleets.draw(plan, ticket), labels, aspects, settings.seed)
+            write_adapter(evaluation, labels, aspects, held_out_rewards(settings), checksum, directory / label)
+            say(f"{label}: {evaluation.verdict}")
+    finally:
+        fleets.dismiss()
+
+
+def _start_fleets(settings: AdapterEvaluationSettings) -> _Fleets:
+    reward = start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
+    drawing = start_pool("drawing", LoraWorker, (settings,), settings.rollout, calls_per_worker=1)
+    for fleet in (reward, drawing):
+        fleet.grow.remote()
+    return _Fleets(reward, drawing)

@@ -1,0 +1,129 @@
+"""Compare a base model with adapters: `python jobs/evaluate.py --adapter DIR --prompts SOURCE --rewards NAME=PATH ...`."""
+
+import argparse
+import dataclasses
+import logging
+import sys
+import traceback
+from pathlib import Path
+
+import yaml
+
+from jobs.quiet import be_quiet
+from pipeline.evaluation.command_line import settings_from
+from pipeline.evaluation.settings import AdapterEvaluationSettings
+
+ERROR_FILE = "error.log"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--adapter",
+        required=True,
+        action="append",
+        metavar="[NAME=]DIR",
+        help="a LoRA that diffusers loads: directory, .safetensors file or hub id; again for more of them",
+    )
+    parser.add_argument("--prompts", required=True, metavar="SOURCE", help="animals, demo, or a text file")
+    parser.add_argument(
+        "--rewards",
+        required=True,
+        nargs="+",
+        metavar="NAME[=PATH]",
+        help="rewards of docs/rewards.md, at least one that no adapter was trained on; the first picks the pictures",
+    )
+    parser.add_argument("--model", metavar="PATH", help="base model; by default the one the adapters were trained on")
+    parser.add_argument("--images-per-prompt", type=int, default=5, metavar="N", help="5, as in the paper")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="by default runs/evaluations/ and the adapters' names"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the settings, and exit")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="any other setting")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the job; a fault of the user's ends it with one readable message."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    be_quiet()
+    options = parse_arguments(arguments)
+    try:
+        settings = settings_from(
+            options.adapter,
+            options.prompts,
+            options.rewards,
+            options.model,
+            options.images_per_prompt,
+            options.overrides,
+        )
+        labels = "_".join(adapter.label for adapter in settings.adapters)
+        output = options.output or Path("runs") / "evaluations" / labels
+        if options.dry_run:
+            print_plan(settings)
+        else:
+            run(settings, output)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def print_plan(settings: AdapterEvaluationSettings) -> None:
+    """The resolved settings, and how many images are drawn.
+
+    Raises:
+        ValueError: as a real evaluation would, before its first actor.
+    """
+    from pipeline.evaluation.preflight import check_evaluation
+    from pipeline.prompts import load_held_out_prompts
+
+    check_evaluation(settings)
+    images = len(load_held_out_prompts(settings.prompts)) * settings.images_per_prompt
+    steps, adapters = settings.sampling.num_steps, len(settings.adapters)
+    # A call for each step of the base model; with an adapter one more, of the base model, for the drift.
+    arithmetic = {"images_per_model": images, "network_calls": images * steps * (1 + 2 * adapters)}
+    plan = settings.model_dump(mode="json") | {"arithmetic": arithmetic}
+    print(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True), end="")
+
+
+def run(settings: AdapterEvaluationSettings, output: Path) -> None:
+    """Check everything, then draw, compare, and print the tables.
+
+    Raises:
+        ValueError: a setting or a cluster with which the evaluation cannot succeed.
+    """
+    # Ray takes seconds to import; a misspelt key should not have to wait for it.
+    from actors.adapter_evaluation import check_room_for_evaluation, cpus_of_evaluation, evaluate_adapters
+    from actors.cluster import connect, disconnect
+    from actors.failure import RunFailedError
+    from pipeline.environment import describe_environment
+    from pipeline.evaluation.preflight import check_evaluation
+    from pipeline.preflight import own_modules_of
+    from pipeline.run_folder import write_json, write_text
+
+    truncated = check_evaluation(settings)
+    cluster = connect(cpus_of_evaluation(settings), own_modules=own_modules_of(settings.rewards))
+    try:
+        check_room_for_evaluation(settings)
+        print(f"Ray {cluster.mode}, results in {output}", flush=True)
+        environment = describe_environment() | {
+            "cluster": dataclasses.asdict(cluster),
+            "command": sys.argv,
+            "truncated_prompts": truncated,
+        }
+        evaluate_adapters(settings, output, lambda line: print(line, flush=True))
+        write_json(output / "environment.json", environment)
+        print((output / "evaluation.md").read_text(encoding="utf-8"), end="")
+    except RunFailedError as error:
+        write_text(output / ERROR_FILE, "".join(traceback.format_exception(error)))
+        sys.exit(
+            f"error: {error}\n"
+            "Adapters that are through are kept; when the cause is gone, the same command goes on with the others\n"
+            f"Details: {output / ERROR_FILE}; logs of every process: {cluster.log_directory}"
+        )
+    finally:
+        disconnect(cluster)
+
+
+if __name__ == "__main__":
+    main()

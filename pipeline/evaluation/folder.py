@@ -1,0 +1,80 @@
+"""The folder of an evaluation: its settings, a folder per adapter, and what stands of an interrupted one."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.pictures import change_pictures
+from pipeline.evaluation.prompt_table import pair_table, prompt_table, write_parquet
+from pipeline.evaluation.settings import AdapterEvaluationSettings
+from pipeline.evaluation.tables import evaluation_text
+from pipeline.images import save_png
+from pipeline.report.evaluation_file import EVALUATION_FILE
+from pipeline.run_folder import write_json, write_text
+
+CONFIG_FILE = "evaluation.yaml"
+TEXT_FILE = "evaluation.md"
+
+# What may differ between an evaluation and its continuation: where the work is done.
+PLACEMENT = {"rollout", "reward_actors"}
+
+
+def open_folder(settings: AdapterEvaluationSettings, directory: Path) -> None:
+    """Note the settings in a new folder, or make sure that they are those of an existing one.
+
+    Raises:
+        ValueError: the folder holds an evaluation with other settings.
+    """
+    values = settings.model_dump(mode="json")
+    path = directory / CONFIG_FILE
+    if path.is_file():
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        differing = [key for key in values if key not in PLACEMENT | {"adapters"} and found.get(key) != values[key]]
+        if differing:
+            raise ValueError(
+                f"{directory} holds an evaluation with another {', '.join(differing)}; give another --output, or the "
+                "settings of its evaluation.yaml"
+            )
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def is_evaluated(directory: Path, label: str, checksum: str) -> bool:
+    """Whether these very weights have been evaluated here."""
+    file = directory / label / EVALUATION_FILE
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("adapter_sha256") == checksum
+
+
+def write_adapter(
+    evaluation: Evaluation,
+    reward_labels: tuple[str, ...],
+    aspect_labels: tuple[str, ...],
+    held_out: list[str],
+    checksum: str,
+    directory: Path,
+) -> None:
+    """Write everything about one adapter; evaluation.json comes last, and says that the rest is there."""
+    pairs = pair_table(evaluation, reward_labels, aspect_labels)
+    write_parquet(pairs, directory / "pairs.parquet")
+    write_parquet(prompt_table(evaluation, pairs), directory / "per_prompt.parquet")
+    for kind, picture in change_pictures(evaluation).items():
+        save_png(picture, directory / f"{kind}.png")
+    write_text(directory / TEXT_FILE, evaluation_text(evaluation) + "\n")
+    more = {"held_out_rewards": held_out, "adapter_sha256": checksum}
+    write_json(directory / EVALUATION_FILE, evaluation.as_json() | more)
+
+
+def write_text_of_all(settings: AdapterEvaluationSettings, held_out: list[str], directory: Path) -> Path:
+    """evaluation.md: what was compared, and the tables of every adapter."""
+    drawn = f"{settings.prompts} prompts, {settings.images_per_prompt} images each, seed {settings.seed}"
+    parts = [
+        f"# {settings.model.path} against {len(settings.adapters)} adapters",
+        f"{drawn}; {settings.sampling.num_steps} DDIM steps, eta {settings.sampling.eta}, guidance scale "
+        f"{settings.sampling.guidance_scale}. Rewards that no adapter says it was trained on: {', '.join(held_out)}.",
+    ]
+    for adapter in settings.adapters:
+        text = (directory / adapter.label / TEXT_FILE).read_text(encoding="utf-8").strip()
+        parts += [f"## {adapter.label}", f"`{adapter.path}`", text]
+    write_text(directory / TEXT_FILE, "\n\n".join(parts) + "\n")
+    return directory / TEXT_FILE

@@ -1,0 +1,86 @@
+"""What a rise of the reward cost elsewhere: measures of both models, and which of them have moved."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.diversity import pairwise_diversity
+from pipeline.evaluation.image_statistics import IMAGE_STATISTICS
+from pipeline.evaluation.measured import DrawnImages
+from pipeline.evaluation.spread import redraw_spread
+from pipeline.statistics import mean_interval
+
+DIVERSITY, DRIFT = "diversity", "drift"
+
+
+@dataclass(frozen=True)
+class HackingComparison:
+    """A measure of the aligned model against the base model.
+
+    Attributes:
+        base, aligned: mean of each.
+        low, high: 95 % bootstrap interval of the mean change, whole prompts being resampled.
+        spread: `redraw_spread` of the base model; None for the drift, which the base has none of.
+        moved: whether the interval leaves zero out and the change exceeds the spread. Noise is shared by a pair, so the
+            interval alone would call changes that no eye can see; the drift of any adapter that does anything is above
+            zero, so it never counts as moved.
+    """
+
+    base: float
+    aligned: float
+    low: float
+    high: float
+    spread: float | None
+    moved: bool
+
+
+def compare_hacking(base: DrawnImages, aligned: DrawnImages, seed: int) -> dict[str, HackingComparison]:
+    """Every measure by its name; diversity only where images were embedded and two prompts have two images each."""
+    groups = base.groups
+    measures = {
+        name: _compare(base.statistics[:, column], aligned.statistics[:, column], groups, seed)
+        for column, name in enumerate(IMAGE_STATISTICS)
+    }
+    if base.embeddings.shape[1]:
+        values = [pairwise_diversity(drawn.embeddings, groups) for drawn in (base, aligned)]
+        measured = np.flatnonzero(~np.isnan(values[0]))
+        if len(measured) > 1:
+            measures[DIVERSITY] = _compare(values[0][measured], values[1][measured], measured, seed)
+    low, high = mean_interval(aligned.drift, resampling_groups(groups), seed)
+    measures[DRIFT] = HackingComparison(0.0, float(aligned.drift.mean()), low, high, spread=None, moved=False)
+    return measures
+
+
+def verdict(measures: dict[str, HackingComparison]) -> str:
+    """One line: which measures moved, how far the model is from the base, and what could not be measured."""
+    moved = [
+        f"{name} ({row.base:.4g} to {row.aligned:.4g}, spread {row.spread:.2g})"
+        for name, row in measures.items()
+        if row.moved
+    ]
+    if moved:
+        told = f"Moved beyond the base model's own spread: {', '.join(moved)}."
+    else:
+        told = "No measure moved beyond the base model's own spread."
+    missing = (
+        "" if DIVERSITY in measures else " Diversity was not measured: it needs a CLIP and two images of a prompt."
+    )
+    return f"{told} Drift {measures[DRIFT].aligned:.2g}.{missing}"
+
+
+def resampling_groups(groups: NDArray[np.integer]) -> NDArray[np.integer]:
+    """What a bootstrap resamples: prompts; the images of a single prompt, about which alone its interval speaks."""
+    return groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
+
+
+def _compare(
+    base: NDArray[np.floating], aligned: NDArray[np.floating], groups: NDArray[np.integer], seed: int
+) -> HackingComparison:
+    """Two (n,) of pairs, with the prompt of each."""
+    changes = np.asarray(aligned, dtype=np.float64) - base
+    low, high = mean_interval(changes, resampling_groups(groups), seed)
+    spread = redraw_spread(base, groups)
+    excludes_zero = low > 0 or high < 0
+    moved = bool(excludes_zero and abs(changes.mean()) > spread)
+    return HackingComparison(float(np.mean(base)), float(np.mean(aligned)), low, high, spread, moved)

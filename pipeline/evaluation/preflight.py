@@ -1,0 +1,94 @@
+"""Everything about an evaluation that can be wrong and can be seen before the first actor starts."""
+
+import logging
+
+from diffusers import DDIMScheduler
+
+from pipeline.config import RewardSettings
+from pipeline.evaluation.embedder import embeds_images, first_embedder
+from pipeline.evaluation.settings import AdapterEvaluationSettings
+from pipeline.lora_file import read_lora
+from pipeline.lora_policy import check_lora_fits
+from pipeline.preflight import check_model, warn_of_long_prompts
+from pipeline.prompts import load_held_out_prompts
+from pipeline.rewards import reward_class
+from pipeline.training_record import TrainingRecord, read_training_record
+from pipeline.transitions import DDIMTransition
+
+logger = logging.getLogger(__name__)
+
+
+def check_evaluation(settings: AdapterEvaluationSettings) -> int:
+    """Check the model, the adapters, the rewards and the prompts of an evaluation.
+
+    Returns:
+        How many prompts are longer than the tokenizer takes.
+
+    Raises:
+        ValueError: what is wrong and what to change.
+    """
+    path = settings.model.path
+    check_model(path)
+    scheduler = DDIMScheduler.from_pretrained(path, subfolder="scheduler")
+    DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
+    prompts = load_held_out_prompts(settings.prompts)
+    if len(prompts) * settings.images_per_prompt < 2:
+        raise ValueError(f"{settings.prompts} holds one prompt: set images_per_prompt to 2 or more, for an interval")
+    _check_rewards(settings, prompts)
+    _check_something_is_held_out(settings)
+    for adapter in settings.adapters:
+        try:
+            check_lora_fits(read_lora(adapter.path), path)
+        except ValueError as error:
+            raise ValueError(f"adapter {adapter.label!r} ({adapter.path}) and model {path!r}: {error}") from error
+    return warn_of_long_prompts(path, prompts)
+
+
+def held_out_rewards(settings: AdapterEvaluationSettings) -> list[str]:
+    """Labels of the rewards that no adapter says it was trained on."""
+    records = [record for record in _records(settings).values() if record is not None]
+    return [
+        label
+        for reward, label in zip(settings.rewards, settings.reward_labels, strict=True)
+        if not any(_trained_on(record, reward) for record in records)
+    ]
+
+
+def _check_rewards(settings: AdapterEvaluationSettings, prompts: list[str]) -> None:
+    for reward in settings.rewards:
+        kind = reward_class(reward.name)
+        kind.check_path(reward.path)
+        kind.check_prompts(prompts)
+    if settings.embedder is None and first_embedder(settings.rewards) is None:
+        logger.warning("no reward is a CLIP, so diversity is not measured; name one by embedder.name and embedder.path")
+    if settings.embedder is not None:
+        if not embeds_images(settings.embedder):
+            raise ValueError(
+                f"embedder.name={settings.embedder.name!r} embeds no images; clip, clip_score, pickscore and hpsv2 do"
+            )
+        reward_class(settings.embedder.name).check_path(settings.embedder.path)
+
+
+def _check_something_is_held_out(settings: AdapterEvaluationSettings) -> None:
+    records = _records(settings)
+    for label, record in records.items():
+        if record is None:
+            logger.warning("adapter %r does not say what it was trained on: any of the rewards may be it", label)
+        elif record.base_model != settings.model.path:
+            logger.warning(
+                "adapter %r was trained on %r and is evaluated on %r", label, record.base_model, settings.model.path
+            )
+    if not held_out_rewards(settings):
+        named = ", ".join(settings.reward_labels)
+        raise ValueError(
+            f"every reward named ({named}) is one that an adapter was trained on, so a hacked reward could not be told "
+            "from a better model; add one that none was trained on (docs/rewards.md lists them)"
+        )
+
+
+def _records(settings: AdapterEvaluationSettings) -> dict[str, TrainingRecord | None]:
+    return {adapter.label: read_training_record(adapter.path) for adapter in settings.adapters}
+
+
+def _trained_on(record: TrainingRecord, reward: RewardSettings) -> bool:
+    return any(trained.is_same(reward) for trained in record.rewards)

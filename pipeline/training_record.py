@@ -1,0 +1,69 @@
+"""training.json beside an exported adapter: what it was trained on, so that an evaluation knows what is held out."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.config import RewardSettings, RunSettings, SamplingSettings
+
+TRAINING_FILE = "training.json"
+
+
+class TrainedReward(BaseModel):
+    """A reward by what makes it another one: its name, and where its weights lie."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: str | None = None
+
+    def is_same(self, other: RewardSettings) -> bool:
+        """Whether `other` scores images as this one does; a path that is written differently is the same place."""
+        return self.name == other.name and _place(self.path) == _place(other.path)
+
+
+class TrainingRecord(BaseModel):
+    """How an adapter was made, as far as an evaluation needs to know."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    method: str
+    base_model: str
+    sampling: SamplingSettings
+    rewards: tuple[TrainedReward, ...]
+    train_prompts: str
+
+
+def training_record(settings: RunSettings) -> TrainingRecord:
+    """The record of the adapter that a run exports."""
+    return TrainingRecord(
+        run=settings.name,
+        method=settings.method.title,
+        base_model=settings.model.path,
+        sampling=settings.sampling,
+        rewards=tuple(TrainedReward(name=reward.name, path=reward.path) for reward in settings.rewards),
+        train_prompts=settings.prompts.train,
+    )
+
+
+def read_training_record(adapter: str) -> TrainingRecord | None:
+    """What lies beside the weights of an adapter; None for one that was not exported by this project.
+
+    Raises:
+        ValueError: the file is there and malformed.
+    """
+    path = Path(adapter)
+    file = (path if path.is_dir() else path.parent) / TRAINING_FILE
+    if not file.is_file():
+        return None
+    try:
+        return TrainingRecord.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ValueError(
+            f"{file} is no training record of this project; move it away, or export again: {error}"
+        ) from error
+
+
+def _place(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
