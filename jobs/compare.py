@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.quiet import be_quiet
 from pipeline.comparison.loading import COMPARISON_FILE, check_folders, is_finished, load_comparison, open_folder
-from pipeline.comparison.plan import Plan, PlannedRun, make_plan
+from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
 
 
@@ -69,11 +69,12 @@ def resolve_plan(options: argparse.Namespace) -> Plan:
 
 
 def check_plan(plan: Plan) -> None:
-    """Check every run, and the prompts of the sweep.
+    """Check every run, the prompts of the sweep, and whether all runs can be evaluated together.
 
     Raises:
         ValueError: as the first run that is wrong would, with its label.
     """
+    from pipeline.comparison.evaluation import check_evaluation_of_all
     from pipeline.comparison.sweep import sweep_prompts
     from pipeline.preflight import check_run
 
@@ -82,6 +83,7 @@ def check_plan(plan: Plan) -> None:
             check_run(cell.settings)
         except ValueError as error:
             raise ValueError(f"variant {cell.label!r}: {error}") from None
+    check_evaluation_of_all(plan)
     if plan.sweep_runs:
         sweep_prompts(plan)
 
@@ -125,6 +127,7 @@ def run(plan: Plan, resumes: bool) -> None:
         failed = carry_out_phase("sweep", plan.sweep_runs, at_once, circumstances)
         runs = plan.runs(chosen_learning_rates(plan, read_sweep(plan)))
         failed |= carry_out_phase("runs", runs, at_once, circumstances)
+        evaluate_phase(plan, [run for run in runs if is_finished(run)])
     finally:
         disconnect(cluster)
     report = write_comparison_report(plan)
@@ -152,6 +155,27 @@ def carry_out_phase(
     if runs:
         say(f"{phase}: {len(runs)} in all" + (f", {finished} of them are finished" if finished else ""))
     return carry_out(runs, partial(align_in_folder, circumstances), at_once, say)
+
+
+def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun]) -> None:
+    """Evaluate the adapters of `runs` that are not yet evaluated, into the runs' own folders."""
+    from actors.adapter_evaluation import evaluate_adapters
+    from actors.failure import RunFailedError
+    from pipeline.comparison.evaluation import evaluation_settings
+    from pipeline.evaluation.preflight import check_evaluation
+
+    if not runs:
+        return
+    settings = evaluation_settings(plan, runs)
+    check_evaluation(settings)
+    say(f"evaluation: {len(runs)} adapters")
+    try:
+        evaluate_adapters(settings, plan.folder / RUNS_FOLDER, say)
+    except RunFailedError as error:
+        sys.exit(
+            f"error: the evaluation failed: {error}\n"
+            f"The runs are kept; when the cause is gone, continue with --resume {plan.folder}"
+        )
 
 
 def say(text: str) -> None:

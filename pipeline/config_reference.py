@@ -8,6 +8,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from pipeline.comparison.settings import (
+    BudgetSettings,
+    ComparisonSettings,
+    FinalEvaluationSettings,
+    RewardChoice,
+    SweepSettings,
+    VariantSettings,
+)
 from pipeline.config import RunSettings
 from pipeline.config_loading import sections_of
 from pipeline.settings import Settings
@@ -18,13 +26,32 @@ A run is described by a YAML file; the project's own are in `configs/`. Every se
 line, `python jobs/align.py --config configs/demo.yaml rollout.batch_size=8 method.guidance=null`, and `--dry-run`
 prints what results, with the arithmetic of the run. Unknown keys are refused.
 
-This page is made from `pipeline/config.py` by `make docs`.
+This page is made from `pipeline/config.py` and `pipeline/comparison/settings.py` by `make docs`.
 """
+
+
+COMPARISON_INTRODUCTION = """
+# Configuration of a comparison
+
+[compare.md](compare.md) describes the file that `jobs/compare.py` takes. `variants` and `rewards` are lists of the sections
+of that name.
+"""
+
+COMPARISON_SECTIONS: dict[str, type[BaseModel]] = {
+    "The comparison": ComparisonSettings,
+    "`variants`": VariantSettings,
+    "`rewards`": RewardChoice,
+    "`budget`": BudgetSettings,
+    "`sweep`": SweepSettings,
+    "`evaluation` of a comparison": FinalEvaluationSettings,
+}
 
 
 def configuration_page() -> str:
     """The page, in Markdown: a table per section."""
-    return INTRODUCTION + "".join(_section(model, title) for title, model in _sections(RunSettings, ""))
+    run = "".join(_section(model, title) for title, model in _sections(RunSettings, ""))
+    comparison = "".join(_section(model, title) for title, model in COMPARISON_SECTIONS.items())
+    return INTRODUCTION + run + COMPARISON_INTRODUCTION + comparison
 
 
 def _sections(model: type[BaseModel], path: str) -> list[tuple[str, type[BaseModel]]]:

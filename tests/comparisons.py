@@ -29,9 +29,11 @@ def comparison_values(base: Path, /, **sections: Any) -> dict[str, Any]:
 
 
 def write_base(directory: Path, model: Path = Path("some/model"), **sections: Any) -> Path:
-    """The configuration that the runs begin from."""
+    """The configuration that the runs begin from; it reports a reward that no run is trained on."""
     base = directory / "base.yaml"
-    base.write_text(yaml.safe_dump(miniature_values(model, **sections)), encoding="utf-8")
+    values = miniature_values(model, **sections)
+    values["evaluation"].setdefault("rewards", [{"name": "jpeg_incompressibility"}])
+    base.write_text(yaml.safe_dump(values), encoding="utf-8")
     return base
 
 

@@ -56,6 +56,7 @@ def test_a_dry_run_prints_the_comparison_and_its_plan_and_makes_nothing(
         ({"variants": [{"label": "G", "overrides": ["method.guidance={}"]}]}, "variant 'G': method.guidance needs a"),
         ({"overrides": ["model.path=/nowhere/at/all"]}, "variant 'TailorPO': model.path '/nowhere/at/all'"),
         ({"overrides": ["prompts.held_out=animals", "prompts.train=animals"]}, "sweep.prompts"),
+        ({"overrides": ["evaluation.rewards=[]"]}, "every reward of the comparison is trained on by a variant"),
     ],
 )
 def test_what_a_run_would_refuse_is_refused_before_the_first(
@@ -90,10 +91,16 @@ def interrupted(undisturbed_run: tuple[FinishedJob, Path], tmp_path_factory: pyt
     values = comparison_values(
         undisturbed_run[1] / CONFIG_FILE,
         variants=[{"label": "TailorPO-G, guided"}],
+        overrides=[
+            "evaluation.rewards=[{name: jpeg_compressibility}]",
+            f"prompts.held_out={directory / 'prompts.txt'}",
+        ],
+        evaluation={"images_per_prompt": 2},
         seeds=[7, 8],
         budget={"unit": "trajectories", "amount": 8 * ITERATIONS},
         sweep=None,
     )
+    write_text(directory / "prompts.txt", "a red circle\na small blue star\n")
     plan = make_plan(parse_as(ComparisonSettings, values), directory / "comparison")
     open_folder(plan)
     first, second = runs_of(plan)
@@ -134,6 +141,8 @@ def test_a_killed_comparison_goes_on_where_it_was_and_writes_its_report(interrup
     assert "iteration 1/" not in next_line, "the interrupted run began anew"
     held_out = pq.read_table(interrupted.folder / "report_held_out.parquet").to_pylist()
     assert {(row["method"], row["seed"]) for row in held_out} == {("TailorPO-G, guided", seed) for seed in (7, 8, None)}
+    assert {row["measure"] for row in held_out if row["kind"] == "reward"} == {"clip", "jpeg_compressibility"}
+    assert any(row["kind"] == "hacking" for row in held_out)
     assert f"report in {interrupted.folder / 'report.html'}" in job.stdout
     page = (interrupted.folder / "report.html").read_text(encoding="utf-8")
     assert "as many whole iterations as 40 trajectories buy" in page

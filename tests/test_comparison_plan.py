@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from comparisons import comparison_values, make_comparison, plan_of, write_base
+from comparisons import make_comparison, plan_of
 
 from pipeline.comparison.loading import check_folders, is_finished, load_comparison, open_folder
 from pipeline.comparison.overview import overview
@@ -50,8 +50,7 @@ def test_a_cell_without_a_learning_rate_has_no_runs(tmp_path: Path) -> None:
 
 
 def test_the_sweep_is_short_has_a_seed_of_its_own_and_is_judged_by_the_trained_reward(tmp_path: Path) -> None:
-    base = write_base(tmp_path, evaluation={"images": 64, "rewards": [{"name": "clip", "path": "some/clip"}]})
-    plan = make_plan(parse_as(ComparisonSettings, comparison_values(base)), tmp_path / "comparison")
+    plan = plan_of(tmp_path)
     runs = plan.sweep_runs
     assert [run.settings.name for run in runs] == [
         "tailorpo-lr0.001",
@@ -65,11 +64,8 @@ def test_the_sweep_is_short_has_a_seed_of_its_own_and_is_judged_by_the_trained_r
         assert settings.evaluation.rewards == () and settings.learning_rate == run.settings.learner.learning_rate
         assert settings.prompts.held_out == str(tmp_path / "comparison" / "sweep" / "prompts.txt")
     (final, *_) = plan.runs({"TailorPO": 0.01})
-    assert (final.settings.iterations, final.settings.evaluation.images, final.settings.prompts.held_out) == (
-        3,
-        64,
-        "demo",
-    )
+    settings = final.settings
+    assert (settings.iterations, settings.evaluation.images, settings.prompts.held_out) == (3, 0, "demo")
 
 
 def test_a_variant_with_one_learning_rate_has_it_without_a_sweep(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _make_cell(
         if len(rates) == 1:
             settings = _with_learning_rate(settings, rates[0])
         sweep = _plan_sweep(comparison, folder, label, settings, rates) if len(rates) > 1 else {}
-        return Cell(label, within_budget(settings, comparison.budget), sweep)
+        return Cell(label, within_budget(_without_evaluation(settings), comparison.budget), sweep)
     except ValueError as error:
         raise ValueError(f"variant {label!r}: {error}") from None
 
@@ -128,6 +128,11 @@ def _judged_by(settings: RunSettings, sweep: SweepSettings, directory: Path) -> 
     prompts = settings.prompts.model_copy(update={"held_out": str(directory / SWEEP_PROMPTS)})
     evaluation = settings.evaluation.model_copy(update={"images": sweep.images, "rewards": ()})
     return settings.model_copy(update={"prompts": prompts, "evaluation": evaluation})
+
+
+def _without_evaluation(settings: RunSettings) -> RunSettings:
+    """Settings of a run that leaves the held-out table to the evaluation of all runs."""
+    return settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update={"images": 0})})
 
 
 def _planned(

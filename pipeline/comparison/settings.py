@@ -62,6 +62,18 @@ class SweepSettings(Settings):
     final evaluation are left out."""
 
 
+class FinalEvaluationSettings(Settings):
+    """The evaluation of all adapters: on prompts.held_out of the base run, by every reward that a run names.
+
+    All share one base model, its prompts and its noise; a run of its own, as evaluation.images asks for, is not made.
+    """
+
+    images_per_prompt: PositiveInt = 5
+    """Images of each prompt, from different noise; diversity needs at least 2."""
+    seed: NonNegativeInt = 0
+    """The noise of the images, and the resampling of the intervals, follow from this one."""
+
+
 class ComparisonSettings(Settings):
     """A comparison: every variant is run with every reward and every seed, at the same budget."""
 
@@ -82,6 +94,7 @@ class ComparisonSettings(Settings):
     budget: BudgetSettings
     sweep: SweepSettings | None = None
     """The choice of learning rates; by default there is none, and every run has that of its settings."""
+    evaluation: FinalEvaluationSettings = FinalEvaluationSettings()
     parallel: PositiveInt | None = None
     """Runs that go on at once; by default as many as the cluster has room for."""
 
