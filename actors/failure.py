@@ -21,8 +21,8 @@ class RunFailedError(RuntimeError):
 def explain_failure(error: BaseException, journal: Any) -> RunFailedError:
     """The reason in one short text: what a rollout met, if one failed, else what `error` was caused by.
 
-    Ray Data passes on an error's text but not its object, so the tasks of the plan note theirs in the journal. What runs
-    without Ray Data has none, and gives None.
+    Ray Data passes on an error's text but not its object, so the tasks of the plan note theirs in the journal. What
+    runs without Ray Data has no journal, and gives None.
     """
     noted: list[str] = ray.get(journal.noted_failures.remote()) if isinstance(error, TrainingFailedError) else []
     cause = root_cause(error)
@@ -37,6 +37,18 @@ def note_failure(error: RunFailedError, run_directory: Path) -> Path:
 
 def root_cause(error: BaseException) -> BaseException:
     """The innermost exception that `error` carries with it as an object."""
+    seen: list[BaseException] = []
+    inner: BaseException | None = error
+    while inner is not None:
+        if any(inner is other for other in seen):
+            # What a call of an actor raised is raised again from Ray's error, which holds it in turn.
+            return inner
+        seen.append(inner)
+        inner = _carried_by(inner)
+    return seen[-1]
+
+
+def _carried_by(error: BaseException) -> BaseException | None:
     inner: BaseException | None = None
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         inner = error.worker_failures[min(error.worker_failures)]
@@ -44,8 +56,7 @@ def root_cause(error: BaseException) -> BaseException:
         inner = error.controller_failure
     elif isinstance(error, RayTaskError):
         inner = error.cause
-    inner = inner or error.__cause__
-    return error if inner is None else root_cause(inner)
+    return inner or error.__cause__
 
 
 def _shorten(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Compare a base model with adapters: `python jobs/evaluate.py --adapter DIR --prompts SOURCE --rewards NAME=PATH ...`."""
+"""Compare a base model with adapters: `python jobs/evaluate.py --adapter DIR --prompts SOURCE --rewards NAME ...`."""
 
 import argparse
 import dataclasses
@@ -40,8 +40,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--output", type=Path, metavar="DIR", help="by default runs/evaluations/ and the adapters' names"
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the settings, and exit")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="any other setting")
-    return parser.parse_intermixed_args(arguments)
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        dest="overrides",
+        metavar="section.key=value",
+        help="any other setting of docs/evaluation.md",
+    )
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -99,6 +106,7 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
     from pipeline.environment import describe_environment
     from pipeline.evaluation.preflight import check_evaluation
     from pipeline.preflight import own_modules_of
+    from pipeline.report.writing import write_evaluation_report
     from pipeline.run_folder import write_json, write_text
 
     truncated = check_evaluation(settings)
@@ -113,6 +121,7 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
         }
         evaluate_adapters(settings, output, lambda line: print(line, flush=True))
         write_json(output / "environment.json", environment)
+        print(f"report in {write_evaluation_report(output, output)}")
         print((output / "evaluation.md").read_text(encoding="utf-8"), end="")
     except RunFailedError as error:
         write_text(output / ERROR_FILE, "".join(traceback.format_exception(error)))

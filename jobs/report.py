@@ -1,11 +1,12 @@
-"""Write the report of finished or unfinished runs: `python jobs/report.py runs/one [runs/two ...] --output DIR`."""
+"""Write the report of runs, or of an evaluation: `python jobs/report.py runs/one [runs/two ...] --output DIR`."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from jobs.quiet import be_quiet
-from pipeline.report.writing import write_report
+from pipeline.report.evaluation_page import is_evaluation_folder
+from pipeline.report.writing import write_evaluation_report, write_report
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
         nargs="+",
         type=Path,
         metavar="RUN_DIR",
-        help="run folders; runs that differ in their seed alone are repeats",
+        help="run folders (those that differ in their seed alone are repeats), or one folder of jobs/evaluate.py",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="where report.html and its numbers go"
@@ -24,7 +25,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     be_quiet()
     try:
-        print(f"report in {write_report(options.runs, options.output)}")
+        if len(options.runs) == 1 and is_evaluation_folder(options.runs[0]):
+            page = write_evaluation_report(options.runs[0], options.output)
+        else:
+            page = write_report(options.runs, options.output)
+        print(f"report in {page}")
     except ValueError as error:
         sys.exit(f"error: {error}")
 

@@ -33,8 +33,8 @@ This page is made from `pipeline/config.py` and `pipeline/comparison/settings.py
 COMPARISON_INTRODUCTION = """
 # Configuration of a comparison
 
-[compare.md](compare.md) describes the file that `jobs/compare.py` takes. `variants` and `rewards` are lists of the sections
-of that name.
+[compare.md](compare.md) describes the file that `jobs/compare.py` takes. `variants` and `rewards` are lists of the
+sections of that name.
 """
 
 COMPARISON_SECTIONS: dict[str, type[BaseModel]] = {

@@ -133,6 +133,6 @@ def _with_prefix(
     if not all(name.startswith(UNET_BLOCKS) for name in bare):
         return tensors, metadata
     if (place / "adapter_config.json").is_file():
-        config = LoraConfig.from_pretrained(str(place)).to_dict()
-        metadata = {f"unet.{key}": value for key, value in config.items()}
-    return {f"unet.{name}": tensor for name, tensor in bare.items()}, metadata
+        metadata = LoraConfig.from_pretrained(str(place)).to_dict()
+    prefixed = None if metadata is None else {f"unet.{key}": value for key, value in metadata.items()}
+    return {f"unet.{name}": tensor for name, tensor in bare.items()}, prefixed

@@ -11,7 +11,7 @@ from pipeline.demo.tokenizer import build_tokenizer
 WIDTH = 16
 
 
-def write_pipeline(directory: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+def write_pipeline(directory: Path, prediction_type: str = "epsilon", seed: int = 0, width: int = 8) -> Path:
     """A StableDiffusionPipeline directory with SD v1.5's schedule, latents (4, 8, 8) and images of 16 by 16 pixels."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -19,7 +19,7 @@ def write_pipeline(directory: Path, prediction_type: str = "epsilon", seed: int 
         sample_size=8,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(8, 16),
+        block_out_channels=(width, 2 * width),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),

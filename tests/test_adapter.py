@@ -1,59 +1,22 @@
 """The adapter as a vector, and as a LoRA directory that stock diffusers draws the same pictures with."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from policies import make_policy
 from settings import miniature_settings
+from stock_pipeline import PROMPTS, SEED, stock_latents
 
 from pipeline.adapter import export_adapter, flatten_adapter, load_flat_adapter
 from pipeline.generation import evaluation_batch, generate_latents
-from pipeline.noise import INITIAL_STEP, SampleNoise
-from pipeline.policy import Policy
 from pipeline.training_record import read_training_record, training_record
 
 pytest_plugins = ["model_fixtures"]
 
-PROMPTS = ["a red circle", "a small blue star left of a green ring"]
-SEED = 7
 FILES = {"pytorch_lora_weights.safetensors", "README.md", "training.json"}
 RECORD = training_record(miniature_settings(Path("the/base")))
-
-
-class FedDDIMScheduler(DDIMScheduler):
-    """diffusers' own step, with the noise of our samples instead of its generator's."""
-
-    fed_noise: SampleNoise
-
-    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, eta: float = 0.0, **_: Any) -> Any:
-        index = self.timesteps.tolist().index(int(timestep))
-        noise = self.fed_noise.draw(sample.shape[1:], index)
-        return super().step(model_output, timestep, sample, eta, variance_noise=noise, return_dict=False)
-
-
-def stock_latents(model: Path, adapter: Path | None, policy: Policy) -> torch.Tensor:
-    """x_0 (B, C, H, W) by `StableDiffusionPipeline.__call__`, eta 1, with the policy's noise."""
-    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = FedDDIMScheduler.from_config(pipeline.scheduler.config)
-    batch = evaluation_batch(PROMPTS, 0, 2)
-    noise = SampleNoise(SEED, batch.iteration, batch.samples)
-    pipeline.scheduler.fed_noise = noise
-    if adapter is not None:
-        pipeline.load_lora_weights(adapter)
-    return pipeline(
-        prompt=PROMPTS,
-        num_inference_steps=policy.transition.num_steps,
-        guidance_scale=policy.guidance_scale,
-        eta=1.0,
-        latents=noise.draw(policy.latent_shape, INITIAL_STEP),
-        output_type="latent",
-        return_dict=False,
-    )[0]
 
 
 @pytest.mark.parametrize("alpha", [4, 16])

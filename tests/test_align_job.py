@@ -21,7 +21,10 @@ from tensorboardX.proto.event_pb2 import Event
 
 from jobs.align import main
 from pipeline.config_loading import load_settings
+from pipeline.evaluation.image_statistics import IMAGE_STATISTICS
+from pipeline.report.evaluation_file import read_evaluation
 from pipeline.step_preferences import records_schema
+from pipeline.training_record import read_training_record
 
 pytest_plugins = ["model_fixtures", "job_fixtures"]
 
@@ -114,6 +117,8 @@ def test_stock_diffusers_loads_the_adapters(run_folder, miniature_model, name):
     lora_b = [value for key, value in pipeline.unet.named_parameters() if f"lora_B.{adapter}" in key]
     assert lora_b and all(value.abs().max() > 0 for value in lora_b)
     assert "TailorPO-G" in (run_folder / name / "README.md").read_text()
+    record = read_training_record(str(run_folder / name))
+    assert record is not None and record.method == "TailorPO-G" and record.rewards[0].name == "clip"
 
 
 @pytest.mark.slow
@@ -142,6 +147,10 @@ def test_the_summary_the_table_and_the_picture_tell_the_same_comparison(run_fold
     assert comparison["pairs"] == 4
     assert comparison["difference"] == pytest.approx(comparison["aligned_mean"] - comparison["base_mean"])
     assert comparison["low"] <= comparison["difference"] <= comparison["high"] and comparison["difference"] != 0
+    read = read_evaluation(run_folder)
+    assert read is not None and read.rewards["clip"].model_dump() == comparison
+    assert set(read.hacking) == {*IMAGE_STATISTICS, "drift"}, "four pairs of four prompts tell nothing of diversity"
+    assert read.verdict is not None and read.hacking["drift"].aligned > 0
     table = (run_folder / "evaluation.md").read_text()
     assert f"| clip | {comparison['base_mean']:.4f} | {comparison['aligned_mean']:.4f} |" in table
     assert Image.open(run_folder / "before_after.png").width > 2 * 16

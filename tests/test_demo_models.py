@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.demo.captions import describe, leave_open
-from pipeline.demo.grammar import ATTRIBUTES, held_out_prompts, scene_from_attributes
+from pipeline.demo.grammar import ATTRIBUTES, UNSTATED, held_out_prompts, scene_from_attributes
 from pipeline.demo.quality import GUIDANCE_SCALE, sample_images
 from pipeline.demo.renderer import draw_scenes, random_attributes
 from pipeline.demo.train_clip import change_one_attribute
@@ -63,6 +63,21 @@ def test_judge_tells_which_attribute_is_wrong(judge: SceneJudge) -> None:
     marks = judge.attribute_scores(images, [scene_from_attributes(row).prompt() for row in recoloured.tolist()])
     assert marks[:, ATTRIBUTES.index("colour_0")].float().mean() <= 0.03
     assert marks.float().mean() >= 0.85
+
+
+def test_judge_counts_what_is_stated_by_aspect(judge: SceneJudge) -> None:
+    rows, images, _ = scenes()
+    prompts = [scene_from_attributes(row).prompt() for row in rows.tolist()]
+    assert judge.aspects == ("layout", "background", "sizes", "colours", "shapes")
+    assert (judge.score_aspects(images, prompts).mean(dim=0) >= 0.95).all()
+    open_sizes = rows.clone()
+    open_sizes[:, [2, 5]] = UNSTATED
+    open_sizes[:, 3] = (rows[:, 3] + 1) % 7
+    shares = judge.score_aspects(images, [scene_from_attributes(row).prompt() for row in open_sizes.tolist()])
+    assert shares.shape == (COUNT, 5) and shares[:, 2].isnan().all()
+    singles = rows[:, 0] == 0
+    assert shares[singles, 3].mean() <= 0.05, "the one colour is wrong"
+    assert 0.45 <= shares[~singles, 3].mean() <= 0.55, "one of two colours is"
 
 
 def test_judge_is_held_out_and_refuses_foreign_prompts_and_sizes(judge: SceneJudge) -> None:

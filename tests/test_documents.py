@@ -22,7 +22,8 @@ def test_a_page_that_comes_from_the_code_is_up_to_date(path: Path) -> None:
 
 @pytest.mark.parametrize("table", RUNS, ids=lambda path: path.parent.name)
 def test_the_readme_shows_every_committed_evaluation_as_it_was_written(table: Path) -> None:
-    assert table.read_text(encoding="utf-8").strip() in README
+    rewards, *_ = table.read_text(encoding="utf-8").strip().split("\n\n")
+    assert rewards in README
 
 
 @pytest.mark.parametrize("table", RUNS, ids=lambda path: path.parent.name)

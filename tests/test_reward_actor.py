@@ -59,18 +59,21 @@ def test_scores_and_gradients_are_those_of_the_pipeline(settings, latents):
 def test_evaluation_scores_the_same_images_with_every_reward(settings, latents):
     actor, scorer = RewardActor(settings), load_scorer(settings).scorer
     jpeg = RewardSettings(name="jpeg_compressibility")
-    scores, images = actor.evaluate(latents, PROMPTS, [settings.reward, jpeg])
-    assert scores.shape == (2, 3) and scores.dtype == np.float32
+    measures = actor.evaluate(latents, PROMPTS, [settings.reward, jpeg], embedder=settings.reward)
+    scores, images = measures.scores, measures.images
+    assert scores.shape == (3, 2) and scores.dtype == np.float32
     assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
-    np.testing.assert_allclose(scores[0], actor.score(latents, PROMPTS, 0), rtol=1e-5)
+    np.testing.assert_allclose(scores[:, 0], actor.score(latents, PROMPTS, 0), rtol=1e-5)
+    assert measures.statistics.shape == (3, 4) and measures.aspects.shape == (3, 0)
+    np.testing.assert_allclose(np.linalg.norm(measures.embeddings, axis=1), np.ones(3), rtol=1e-5)
     decoded = scorer.decoder.decode(torch.from_numpy(latents.copy()))
     assert np.abs(images / 255 - decoded.permute(0, 2, 3, 1).numpy()).max() <= 0.5 / 255 + 1e-6
-    assert len(set(scores[1])) > 1 and (scores[1] < 0).all()
+    assert len(set(scores[:, 1])) > 1 and (scores[:, 1] < 0).all()
 
 
 def test_images_need_no_reward(settings, latents):
-    scores, images = RewardActor(settings).evaluate(latents, PROMPTS, [])
-    assert scores.shape == (0, 3) and images.shape == (3, 16, 16, 3)
+    measures = RewardActor(settings).evaluate(latents, PROMPTS, [])
+    assert measures.scores.shape == measures.embeddings.shape == (3, 0) and measures.images.shape == (3, 16, 16, 3)
 
 
 def test_a_reward_that_is_not_a_number_is_named_with_its_prompt(settings, latents, miniature_clip, tmp_path):

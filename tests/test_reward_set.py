@@ -162,8 +162,8 @@ def test_a_reward_actor_answers_as_the_set_in_this_process(
     found = actor.score_sum_with_gradient(latents.numpy(), PROMPTS, TIME, [2.0, 8.0])
     expected = rewards.score_sum_with_gradient(latents, PROMPTS, TIME, (2.0, 8.0))
     assert all(np.array_equal(mine, theirs.numpy()) for mine, theirs in zip(found, expected, strict=True))
-    scores, _ = actor.evaluate(latents.numpy(), PROMPTS, list(run_settings.rewards))
-    np.testing.assert_allclose(scores, rewards.score_each(latents, PROMPTS, TIME).numpy(), rtol=1e-5)
+    scores = actor.evaluate(latents.numpy(), PROMPTS, list(run_settings.rewards)).scores
+    np.testing.assert_allclose(scores.T, rewards.score_each(latents, PROMPTS, TIME).numpy(), rtol=1e-5)
 
 
 # A rollout

@@ -51,6 +51,30 @@ def test_the_seed_fixes_the_interval() -> None:
     assert compare_paired(base, aligned, seed=7) != compare_paired(base, aligned, seed=8)
 
 
+def test_groups_are_resampled_whole() -> None:
+    """Copies of a pair tell nothing new: with them the interval is that of the single pairs, without it is narrower."""
+    generator = np.random.default_rng(6)
+    base, aligned = generator.normal(size=(2, 100))
+    single = compare_paired(base, aligned, seed=0)
+    copied = compare_paired(np.tile(base, 5), np.tile(aligned, 5), seed=0, groups=np.tile(np.arange(100), 5))
+    assert (copied.low, copied.high) == pytest.approx((single.low, single.high))
+    believed = compare_paired(np.tile(base, 5), np.tile(aligned, 5), seed=0)
+    assert believed.high - believed.low < 0.6 * (single.high - single.low)
+
+
+def test_groups_of_unequal_sizes_weigh_as_much_as_they_hold() -> None:
+    differences, groups = np.array([1.0, 1.0, 1.0, -1.0]), ["a", "a", "a", "b"]
+    result = compare_paired(np.zeros(4), differences, seed=0, groups=[ord(name) for name in groups])
+    assert result.difference == 0.5 and (result.low, result.high) == (-1, 1)
+
+
+def test_one_group_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="at least 2 groups"):
+        compare_paired([1.0, 2.0], [2.0, 2.0], seed=0, groups=[0, 0])
+    with pytest.raises(ValueError, match="2 values and 3 groups do not pair up"):
+        compare_paired([1.0, 2.0], [2.0, 2.0], seed=0, groups=[0, 1, 2])
+
+
 def test_equal_differences_give_an_interval_of_no_width() -> None:
     result = compare_paired([0.0, 1.0, 2.0], [0.5, 1.5, 2.5], seed=0)
     assert (result.low, result.high, result.win_rate) == (0.5, 0.5, 1.0)

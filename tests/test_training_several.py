@@ -80,8 +80,8 @@ def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(sett
 
     ticket = ray.get(run.store.current.remote())
     evaluation = asyncio.run(evaluate(settings, run.rollout_fleet, run.reward_fleet, ticket))
-    assert list(evaluation.comparisons) == [WEIGHTED_SUM, "clip", "jpeg_compressibility", "jpeg_incompressibility"]
-    rows = evaluation.comparisons
+    assert list(evaluation.rewards) == [WEIGHTED_SUM, "clip", "jpeg_compressibility", "jpeg_incompressibility"]
+    rows = evaluation.rewards
     assert rows["jpeg_compressibility"].base_mean == pytest.approx(-rows["jpeg_incompressibility"].base_mean)
     weights = ticket.normalisation.coefficients
     gains = [rows[label].difference for label in settings.trained_reward_labels]

@@ -12,9 +12,9 @@ from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.evaluation.tables import evaluation_text
 from pipeline.images import save_png
 from pipeline.report.evaluation_file import EVALUATION_FILE
+from pipeline.report.evaluation_page import SETTINGS_FILE
 from pipeline.run_folder import write_json, write_text
 
-CONFIG_FILE = "evaluation.yaml"
 TEXT_FILE = "evaluation.md"
 
 # What may differ between an evaluation and its continuation: where the work is done.
@@ -28,7 +28,7 @@ def open_folder(settings: AdapterEvaluationSettings, directory: Path) -> None:
         ValueError: the folder holds an evaluation with other settings.
     """
     values = settings.model_dump(mode="json")
-    path = directory / CONFIG_FILE
+    path = directory / SETTINGS_FILE
     if path.is_file():
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
         differing = [key for key in values if key not in PLACEMENT | {"adapters"} and found.get(key) != values[key]]

@@ -5,7 +5,10 @@ HELD_OUT = (
     "the reward. An interval that leaves zero out tells a change from chance."
 )
 
-INTERVAL_OVER_PAIRS = "The interval of a single run is that of its mean difference over pairs."
+INTERVAL_OVER_PAIRS = (
+    "The interval of a single run is that of its mean difference over pairs; the images of a prompt are resampled "
+    "together."
+)
 
 INTERVAL_OVER_SEEDS = (
     "The interval over several seeds is Student's, of the runs' mean differences; it is wide for few seeds."
@@ -46,6 +49,16 @@ STEPS = (
     "Steps are counted as those that remain: a high number is a noisy latent. The gap is the winner's reward over "
     "the loser's, before guidance. A guided move is accepted where it raised the reward; its length is in "
     "standard deviations of the step."
+)
+
+SPREAD = (
+    "A measure has moved where the interval of its change leaves zero out and the change is larger than the base "
+    "model's own spread: the difference that drawing it a second time from other noise would exceed once in 20 times."
+)
+
+PAIRS = (
+    "Base beside aligned, from the same noise; above each pair the change of the first reward. Best rose most, worst "
+    "fell most, median is about what most pairs do."
 )
 
 PICTURES = (

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.report.aggregate import estimate_over_seeds
 from pipeline.report.comparison import Comparison, Method
+from pipeline.report.evaluation_file import RunEvaluation
 from pipeline.report.history import RunHistory
 
 Kind = Literal["reward", "hacking"]
@@ -58,13 +59,16 @@ def rows_over_seeds(comparison: Comparison) -> list[HeldOutRow]:
 
 
 def _rows_of_run(label: str, run: RunHistory) -> list[HeldOutRow]:
-    if run.evaluation is None:
-        return []
+    return [] if run.evaluation is None else rows_of_evaluation(label, run.evaluation, run.name, run.seed)
+
+
+def rows_of_evaluation(label: str, evaluation: RunEvaluation, run: str | None, seed: int | None) -> list[HeldOutRow]:
+    """A row per reward and measure of one evaluation, of a run or of an adapter that has none."""
     rewards = [
         HeldOutRow(
             method=label,
-            run=run.name,
-            seed=run.seed,
+            run=run,
+            seed=seed,
             kind="reward",
             measure=name,
             base=row.base_mean,
@@ -76,13 +80,13 @@ def _rows_of_run(label: str, run: RunHistory) -> list[HeldOutRow]:
             pairs=row.pairs,
             runs=1,
         )
-        for name, row in run.evaluation.rewards.items()
+        for name, row in evaluation.rewards.items()
     ]
     hacking = [
         HeldOutRow(
             method=label,
-            run=run.name,
-            seed=run.seed,
+            run=run,
+            seed=seed,
             kind="hacking",
             measure=name,
             base=row.base,
@@ -94,7 +98,7 @@ def _rows_of_run(label: str, run: RunHistory) -> list[HeldOutRow]:
             pairs=None,
             runs=1,
         )
-        for name, row in run.evaluation.hacking.items()
+        for name, row in evaluation.hacking.items()
     ]
     return rewards + hacking
 

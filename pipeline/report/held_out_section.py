@@ -23,7 +23,7 @@ def held_out_section(comparison: Comparison) -> Section:
         "Held-out evaluation",
         paragraphs=(" ".join([HELD_OUT, *_meaning_of_intervals(rows)]),),
         tables=(_table("Rewards", comparison, rows, REWARD_COLUMNS),),
-        charts=_charts(rows, looks_of(comparison)) if len(comparison.methods) > 1 else (),
+        charts=difference_charts(rows, looks_of(comparison)) if len(comparison.methods) > 1 else (),
         folded=_table_of_runs(comparison, "reward", REWARD_COLUMNS),
     )
 
@@ -62,7 +62,7 @@ def _table(caption: str, comparison: Comparison, rows: Sequence[HeldOutRow], col
     """A row per measure and method; who and how many are left out where there is one."""
     who = ("method",) if len(comparison.methods) > 1 else ()
     how_many = ("runs",) if len(comparison.runs) > len(comparison.methods) else ()
-    return _table_of(caption, rows, ("measure", *who, *how_many, *columns))
+    return table_of(caption, rows, ("measure", *who, *how_many, *columns))
 
 
 def _table_of_runs(comparison: Comparison, kind: str, columns: tuple[str, ...]) -> tuple[Table, ...]:
@@ -70,10 +70,11 @@ def _table_of_runs(comparison: Comparison, kind: str, columns: tuple[str, ...]) 
     rows = [row for row in rows_of_runs(comparison) if row.kind == kind]
     if not rows or len(comparison.runs) == len(comparison.methods):
         return ()
-    return (_table_of("Run by run", rows, ("measure", "method", "run", "seed", *columns)),)
+    return (table_of("Run by run", rows, ("measure", "method", "run", "seed", *columns)),)
 
 
-def _table_of(caption: str, rows: Sequence[HeldOutRow], columns: tuple[str, ...]) -> Table:
+def table_of(caption: str, rows: Sequence[HeldOutRow], columns: tuple[str, ...]) -> Table:
+    """A row of cells per row; `columns` are keys of `_cells`."""
     return Table(caption, columns, tuple(tuple(_cells(row)[column] for column in columns) for row in rows))
 
 
@@ -81,6 +82,7 @@ def _cells(row: HeldOutRow) -> dict[str, str]:
     return {
         "measure": row.measure,
         "method": row.method,
+        "adapter": row.method,
         "run": row.run or MISSING,
         "seed": MISSING if row.seed is None else str(row.seed),
         "runs": count(row.runs),
@@ -93,8 +95,8 @@ def _cells(row: HeldOutRow) -> dict[str, str]:
     }
 
 
-def _charts(rows: Sequence[HeldOutRow], looks: dict[str, Look]) -> tuple[Chart, ...]:
-    """The differences of all methods, a chart per reward."""
+def difference_charts(rows: Sequence[HeldOutRow], looks: dict[str, Look]) -> tuple[Chart, ...]:
+    """The differences of all methods, or adapters, a chart per reward."""
     charts = []
     for measure in dict.fromkeys(row.measure for row in rows):
         own = [row for row in rows if row.measure == measure]

@@ -1,5 +1,6 @@
 """How curves are told apart: colours that all kinds of colour vision separate, and dashes for everyone else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,9 +34,14 @@ PLAIN = Look(COLOURS[0])
 
 def looks_of(comparison: Comparison) -> dict[str, Look]:
     """A look for each method by its label, the same in every chart; up to a dozen methods no look comes twice."""
+    return looks_of_labels([method.label for method in comparison.methods])
+
+
+def looks_of_labels(labels: Sequence[str]) -> dict[str, Look]:
+    """`looks_of`, for whatever is compared."""
     return {
-        method.label: Look(COLOURS[index % len(COLOURS)], DASHES[(index + index // len(COLOURS)) % len(DASHES)])
-        for index, method in enumerate(comparison.methods)
+        label: Look(COLOURS[index % len(COLOURS)], DASHES[(index + index // len(COLOURS)) % len(DASHES)])
+        for index, label in enumerate(labels)
     }
 
 

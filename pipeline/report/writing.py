@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from pipeline.report.build import build_report
 from pipeline.report.comparison import compare
 from pipeline.report.content import Section
+from pipeline.report.evaluation_page import build_evaluation_report
 from pipeline.report.history import read_run
 from pipeline.report.numbers import curves_table, held_out_table
 from pipeline.report.rendering import render_markdown, render_page
@@ -43,6 +44,21 @@ def write_report(
         write_parquet(table, directory / f"{name}.parquet")
     write_text(directory / "report.md", markdown)
     write_text(directory / "report.html", page)
+    return directory / "report.html"
+
+
+def write_evaluation_report(folder: Path, directory: Path) -> Path:
+    """Write report.html and report.md of the folder of an evaluation of adapters.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: a file of the folder is missing or malformed; the message names it.
+    """
+    report = build_evaluation_report(folder)
+    write_text(directory / "report.md", render_markdown(report))
+    write_text(directory / "report.html", render_page(report))
     return directory / "report.html"
 
 

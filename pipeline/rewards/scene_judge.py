@@ -84,9 +84,8 @@ class SceneJudge(Reward):
         Returns:
             (B, 5) float32, NaN where nothing is stated.
         """
-        stated = stated_attributes(prompts).to(self.device)
-        judged = (stated != UNSTATED).float()  # (B, 8)
-        right = attributes_correct(self.read(images), stated).float() * judged
+        judged = (stated_attributes(prompts).to(self.device) != UNSTATED).float()  # (B, 8)
+        right = self.attribute_scores(images, prompts).float() * judged
         columns = [
             [index for index, name in enumerate(ATTRIBUTES) if name.split("_")[0] == aspect.removesuffix("s")]
             for aspect in self.aspects
