@@ -12,6 +12,7 @@ from ray.train import Result, TrainingFailedError
 from actors.crew import Crew, start_crew
 from actors.evaluation import evaluate
 from actors.failure import explain_failure
+from actors.inputs import RunInputs
 from actors.training import train
 from actors.weights import WeightTicket, load_weights
 from pipeline.adapter import export_adapter, load_flat_adapter
@@ -31,7 +32,7 @@ from pipeline.training_record import training_record
 NO_EVALUATION = "None was made (evaluation.images=0)."
 
 
-def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter) -> dict[str, Any]:
+def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporter: ProgressReporter) -> dict[str, Any]:
     """Align a model on the connected cluster and leave everything in `run_directory`, which exists.
 
     Iterations that the folder has checkpoints of are not made again.
@@ -46,10 +47,10 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
     crew = start_crew(settings, run_directory)
     try:
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
-            result = train(settings, crew, run_directory)
+            result = train(settings, inputs, crew, run_directory)
         trained = time.monotonic()
-        ticket = ray.get(crew.store.current.remote())
-        evaluation = _evaluate(settings, crew, ticket, run_directory) if settings.evaluation.images else None
+        ticket, held_out = ray.get(crew.store.current.remote()), inputs.prompts.held_out
+        evaluation = _evaluate(settings, held_out, crew, ticket, run_directory) if settings.evaluation.images else None
         _export(settings, ticket, result, evaluation, run_directory)
         summary = {
             "name": settings.name,
@@ -69,8 +70,10 @@ def align(settings: RunSettings, run_directory: Path, reporter: ProgressReporter
         crew.dismiss()
 
 
-def _evaluate(settings: RunSettings, crew: Crew, ticket: WeightTicket, run_directory: Path) -> Evaluation:
-    evaluation = asyncio.run(evaluate(settings, crew.rollout_fleet, crew.reward_fleet, ticket))
+def _evaluate(
+    settings: RunSettings, prompts: list[str], crew: Crew, ticket: WeightTicket, run_directory: Path
+) -> Evaluation:
+    evaluation = asyncio.run(evaluate(settings, prompts, crew.rollout_fleet, crew.reward_fleet, ticket))
     save_png(most_changed_picture(evaluation), run_directory / "before_after.png")
     write_json(run_directory / EVALUATION_FILE, evaluation.as_json())
     write_text(run_directory / "evaluation.md", evaluation_text(evaluation) + "\n")

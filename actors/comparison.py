@@ -71,17 +71,20 @@ def align_in_folder(circumstances: dict[str, Any], settings: RunSettings, run_di
 
     Raises:
         RunFailedError: as `align`.
+        ValueError: prompts or pairs of images that cannot be read.
     """
     # The driver imports this module too, and needs no networks.
     from actors.alignment import align
+    from actors.inputs import inputs_of_run, save_inputs
     from pipeline.progress import ProgressReporter
     from pipeline.run_description import describe_run
 
+    inputs = inputs_of_run(settings, run_directory)
     describe_run(settings, run_directory, circumstances)
+    save_inputs(inputs, settings, run_directory)
     with (run_directory / PROGRESS_FILE).open("a", encoding="utf-8") as log:
-        align(
-            settings, run_directory, ProgressReporter(settings.iterations, log, budget_seconds=settings.budget_seconds)
-        )
+        reporter = ProgressReporter(settings.iterations, log, budget_seconds=settings.budget_seconds)
+        align(settings, inputs, run_directory, reporter)
 
 
 class _Followed:

@@ -4,7 +4,7 @@ This module runs in light Ray Data tasks and imports neither torch nor diffusers
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
@@ -13,15 +13,41 @@ from ray.data import TaskPoolStrategy
 
 from actors.leasing import call_leased_sync
 from pipeline.config import RunSettings
-from pipeline.prompts import plan_batch
+from pipeline.prompts import SampleBatch, plan_batch
+
+
+class BatchSource(Protocol):
+    """What rollouts are made of: the same batch whenever it is asked for, in whichever process."""
+
+    def batch(self, iteration: int, number: int) -> SampleBatch:
+        """Batch `number` of an iteration."""
+
+
+@dataclass(frozen=True)
+class PromptBatches:
+    """The batches of a run on prompts."""
+
+    settings: RunSettings
+    prompts: list[str]
+
+    def batch(self, iteration: int, number: int) -> SampleBatch:
+        """Batch `number` of an iteration."""
+        settings = self.settings
+        return plan_batch(
+            self.prompts,
+            settings.seed,
+            iteration,
+            number,
+            settings.samples_per_batch,
+            settings.batches_per_iteration,
+        )
 
 
 @dataclass(frozen=True)
 class RolloutTask:
     """One batch of the iteration that the weight store has begun, rolled out on whichever worker is free."""
 
-    settings: RunSettings
-    prompts: list[str]
+    batches: BatchSource
     rollout_fleet: Any
     store: Any
     journal: Any
@@ -30,15 +56,8 @@ class RolloutTask:
         """A block holding one batch number, {"id": [n]} -> that batch's records."""
         (number,) = block["id"].to_pylist()
         ticket = ray.get(self.store.current.remote())
-        batch = plan_batch(
-            self.prompts,
-            self.settings.seed,
-            ticket.iteration,
-            number,
-            self.settings.samples_per_batch,
-            self.settings.batches_per_iteration,
-        )
         try:
+            batch = self.batches.batch(ticket.iteration, number)
             return call_leased_sync(self.rollout_fleet, "collect", batch, ticket)
         except Exception as error:
             ray.get(self.journal.note_failure.remote(f"{type(error).__name__}: {error}"))
@@ -46,7 +65,7 @@ class RolloutTask:
 
 
 def rollout_dataset(
-    settings: RunSettings, prompts: list[str], rollout_fleet: Any, store: Any, journal: Any
+    settings: RunSettings, source: BatchSource, rollout_fleet: Any, store: Any, journal: Any
 ) -> ray.data.Dataset:
     """The lazy plan; each execution makes the records of the iteration that the weight store has begun.
 
@@ -64,7 +83,7 @@ def rollout_dataset(
     context.execution_options.preserve_order = True
     # A task only waits for its worker; the fleet's leases bound the work.
     return ray.data.range(batches, override_num_blocks=batches).map_batches(
-        RolloutTask(settings, prompts, rollout_fleet, store, journal).roll_out,
+        RolloutTask(source, rollout_fleet, store, journal).roll_out,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,

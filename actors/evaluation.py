@@ -7,18 +7,19 @@ from actors.weights import WeightTicket
 from pipeline.config import RunSettings
 from pipeline.evaluation.embedder import first_embedder
 from pipeline.evaluation.evaluation import Evaluation, compare_drawn
-from pipeline.prompts import load_held_out_prompts
 from pipeline.rewards import aspect_labels
 
 # The row of what a run with several rewards is trained on, above a row for each of them.
 WEIGHTED_SUM = "weighted sum"
 
 
-async def evaluate(settings: RunSettings, rollout_fleet: Any, reward_fleet: Any, ticket: WeightTicket) -> Evaluation:
+async def evaluate(
+    settings: RunSettings, prompts: list[str], rollout_fleet: Any, reward_fleet: Any, ticket: WeightTicket
+) -> Evaluation:
     """Score `evaluation.images` pairs with what is trained on and every reward of `evaluation.rewards`."""
     rewards = (*settings.rewards, *settings.evaluation.rewards)
     plan = DrawingPlan(
-        prompts=load_held_out_prompts(settings.prompts.held_out),
+        prompts=prompts,
         count=settings.evaluation.images,
         batch_size=settings.evaluation.batch_size,
         rewards=rewards,

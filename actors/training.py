@@ -12,8 +12,8 @@ from ray.train import CheckpointConfig, DataConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.dataset import rollout_dataset
+from actors.inputs import RunInputs
 from pipeline.config import RunSettings
-from pipeline.prompts import load_held_out_prompts, load_train_prompts
 
 if TYPE_CHECKING:
     from actors.crew import Crew
@@ -34,7 +34,7 @@ class TrainLoopConfig:
     reward_fleet: Any
 
 
-def train(settings: RunSettings, crew: Crew, run_directory: Path) -> ray.train.Result:
+def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path) -> ray.train.Result:
     """Run every iteration that `run_directory` has no checkpoint of yet.
 
     Raises:
@@ -43,14 +43,13 @@ def train(settings: RunSettings, crew: Crew, run_directory: Path) -> ray.train.R
     # Ray Train would move its workers to another folder, where the configuration's relative paths mean nothing.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
-    prompts = load_train_prompts(settings.prompts.train)
-    dataset = rollout_dataset(settings, prompts, crew.rollout_fleet, crew.store, crew.journal)
+    dataset = rollout_dataset(settings, inputs.batches, crew.rollout_fleet, crew.store, crew.journal)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
             "config": TrainLoopConfig(
                 settings=settings,
-                sample_prompts=load_held_out_prompts(settings.prompts.held_out),
+                sample_prompts=inputs.prompts.held_out,
                 store=crew.store,
                 journal=crew.journal,
                 rollout_fleet=crew.rollout_fleet,

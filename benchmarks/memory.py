@@ -21,6 +21,7 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 
 from actors.cluster import connect, disconnect
 from actors.crew import cpus_of_all_workers, start_crew
+from actors.inputs import read_inputs
 from actors.training import train
 from pipeline.config import RunSettings
 from pipeline.config_loading import load_settings
@@ -92,7 +93,7 @@ def measure(settings: RunSettings) -> Series:
                 return metrics
 
             with ProgressReporter(settings.iterations).following(metrics_since):
-                train(settings, crew, Path(folder))
+                train(settings, read_inputs(settings), crew, Path(folder))
             crew.dismiss()
             time.sleep(1)
     finally:

@@ -15,6 +15,7 @@ from statistics import median
 
 from actors.cluster import connect, disconnect
 from actors.crew import cpus_of_all_workers, start_crew
+from actors.inputs import read_inputs
 from actors.training import train
 from benchmarks.floor import BareCalls
 from pipeline.config import RunSettings
@@ -64,7 +65,7 @@ def measure_job(settings: RunSettings) -> list[dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
             crew = start_crew(settings, Path(folder))
             crew.wait_ready()
-            train(settings, crew, Path(folder))
+            train(settings, read_inputs(settings), crew, Path(folder))
             metrics = MetricsFile(Path(folder) / "metrics.jsonl").read()
             crew.dismiss()
             return metrics[1:]

@@ -91,7 +91,8 @@ def run(settings: RunSettings, run_directory: Path) -> None:
     from actors.cluster import connect, disconnect
     from actors.crew import check_room, cpus_of_all_workers
     from actors.failure import RunFailedError, note_failure
-    from pipeline.preflight import check_run, own_modules
+    from actors.inputs import inputs_of_run, save_inputs
+    from pipeline.preflight import check_run, own_modules, warn_of_long_prompts
     from pipeline.progress import ProgressReporter
     from pipeline.report.writing import write_report
     from pipeline.reward_roles import reward_line
@@ -101,17 +102,22 @@ def run(settings: RunSettings, run_directory: Path) -> None:
     cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
     try:
         check_room(settings)
+        inputs = inputs_of_run(settings, run_directory)
+        if settings.prompts.columns:
+            prompts = [*inputs.prompts.train, *inputs.prompts.held_out]
+            truncated = warn_of_long_prompts(settings.model.path, prompts)
         circumstances = {
             "cluster": dataclasses.asdict(cluster),
             "command": sys.argv,
             "truncated_prompts": truncated,
         }
         describe_run(settings, run_directory, circumstances)
+        save_inputs(inputs, settings, run_directory)
         print(f"{settings.name}: Ray {cluster.mode}, results in {run_directory}", flush=True)
         if len(settings.rewards) > 1:
             print(reward_line(settings), flush=True)
         reporter = ProgressReporter(settings.iterations, budget_seconds=settings.budget_seconds)
-        summary = align(settings, run_directory, reporter)
+        summary = align(settings, inputs, run_directory, reporter)
         print_summary(summary, run_directory, write_report([run_directory], run_directory))
     except RunFailedError as error:
         details = note_failure(error, run_directory)

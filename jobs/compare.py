@@ -74,6 +74,7 @@ def check_plan(plan: Plan) -> None:
     Raises:
         ValueError: as the first run that is wrong would, with its label.
     """
+    from actors.prompts import read_prompt_sets
     from pipeline.comparison.evaluation import check_evaluation_of_all
     from pipeline.comparison.sweep import sweep_prompts
     from pipeline.preflight import check_run
@@ -84,8 +85,9 @@ def check_plan(plan: Plan) -> None:
         except ValueError as error:
             raise ValueError(f"variant {cell.label!r}: {error}") from None
     check_evaluation_of_all(plan)
-    if plan.sweep_runs:
-        sweep_prompts(plan)
+    prompts = plan.cells[0].settings.prompts
+    if plan.sweep_runs and not prompts.columns:
+        sweep_prompts(plan, read_prompt_sets(prompts))
 
 
 def print_plan(plan: Plan) -> None:
@@ -105,10 +107,12 @@ def run(plan: Plan, resumes: bool) -> None:
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
     from actors.cluster import connect, disconnect
     from actors.crew import check_room, cpus_of_all_workers
+    from actors.prompts import prompts_of_run
     from actors.room import runs_with_room
     from pipeline.comparison.reporting import write_comparison_report
     from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, write_sweep_prompts
     from pipeline.preflight import own_modules
+    from pipeline.prompt_sets import save_prompt_sets
 
     settings = [cell.settings for cell in plan.cells]
     cpus = max(map(cpus_of_all_workers, settings)) * (plan.comparison.parallel or 1)
@@ -119,8 +123,10 @@ def run(plan: Plan, resumes: bool) -> None:
             check_room(one)
         if not resumes:
             open_folder(plan)
+        prompts = prompts_of_run(settings[0].prompts, plan.folder)
+        save_prompt_sets(prompts, settings[0].prompts, plan.folder)
         if plan.sweep_runs:
-            write_sweep_prompts(plan)
+            write_sweep_prompts(plan, prompts)
         at_once = plan.comparison.parallel or runs_with_room(settings, len(plan.cells) * len(plan.comparison.seeds))
         say(f"{plan.comparison.name}: Ray {cluster.mode}, at most {at_once} at once, results in {plan.folder}")
         circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv}

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.method_settings import AnyMethod, TailorPOSettings
+from pipeline.prompt_settings import PromptSettings
 from pipeline.settings import DecayRate, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
 from pipeline.trajectory_work import TrajectoryWork
 
@@ -97,15 +98,6 @@ OneOrSeveralRewards = Annotated[
     | Annotated[tuple[WeightedRewardSettings, ...], Tag("several rewards")],
     Discriminator(_one_or_several),
 ]
-
-
-class PromptSettings(Settings):
-    """What the model is asked to draw."""
-
-    train: str = "animals"
-    """Prompts of alignment: animals, demo, or a text file with one prompt a line."""
-    held_out: str = "animals"
-    """Prompts of the final evaluation, from the same choices."""
 
 
 class PoolSettings(Settings):
@@ -279,6 +271,11 @@ class RunSettings(Settings):
                 "reward_normalisation=running changes the unit of the sum from iteration to iteration, and "
                 f"{self.method.title} compares the rewards of several iterations; use reward_normalisation=scale"
             )
+        if len(rewards) > 1 and not self.method.draws_images:
+            raise ValueError(
+                f"{self.method.title} learns from its data set and weighs no rewards; leave one under reward, and put "
+                "the others under evaluation.rewards"
+            )
         named = [(reward.name, reward.path) for reward in rewards]
         for name, path in named:
             if named.count((name, path)) > 1:
@@ -362,7 +359,8 @@ class RunSettings(Settings):
     @property
     def records_per_iteration(self) -> int:
         """Records one iteration makes, ties included."""
-        return self.samples_per_batch * self.batches_per_iteration * len(self.trained_grid_steps)
+        per_sample = self.method.records_per_sample(self.sampling.num_steps)
+        return self.samples_per_batch * self.batches_per_iteration * per_sample
 
     @property
     def work(self) -> TrajectoryWork:
@@ -383,4 +381,5 @@ class RunSettings(Settings):
     @property
     def _records_in_words(self) -> str:
         together = self.method.trajectories_per_sample
-        return f"rollout.trajectories{f' / {together}' if together > 1 else ''} x {len(self.trained_grid_steps)} steps"
+        steps = f" x {len(self.trained_grid_steps)} steps" if self.trained_grid_steps else ""
+        return f"rollout.trajectories{f' / {together}' if together > 1 else ''}{steps}"

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import REWARD_TAGS, RunSettings
+from pipeline.prompt_settings import PROMPT_TAGS
 from pipeline.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -121,7 +122,7 @@ def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[str, 
     section = root
     choices: list[type[BaseModel]] = []
     key = []
-    for name in (part for part in location if part not in REWARD_TAGS):
+    for name in (part for part in location if part not in (*REWARD_TAGS, *PROMPT_TAGS)):
         if choices and name in (tags := {choice.model_fields["name"].default: choice for choice in choices}):
             # Where a section is one of several kinds, pydantic puts the kind's name into the location.
             section, choices = tags[name], []

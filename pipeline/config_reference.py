@@ -76,7 +76,7 @@ def _section(model: type[BaseModel], title: str) -> str:
     lines += [
         f"| `{key}` | {_type_name(field)} | {_default(field)} | {_meaning(field)} |"
         for key, field in model.model_fields.items()
-        if not sections_of(field.annotation) or _is_list(field) or (not field.is_required() and field.default is None)
+        if not sections_of(field.annotation) or _is_list(field) or isinstance(field.default, str | None)
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ class MethodSettings(Settings, ABC):
         paper: where the method was published.
         reward_columns: columns of its records with rewards of finished images, one for each trajectory of a sample.
         remembers_rewards: whether it compares rewards of one iteration with those of past ones, in one unit.
+        draws_images: whether its rollouts end in finished images, whose rewards are recorded.
     """
 
     trajectories_per_sample: ClassVar[int] = 1
@@ -25,6 +26,7 @@ class MethodSettings(Settings, ABC):
     paper: ClassVar[str]
     reward_columns: ClassVar[tuple[str, ...]] = ("final_reward",)
     remembers_rewards: ClassVar[bool] = False
+    draws_images: ClassVar[bool] = True
 
     name: str
 
@@ -40,6 +42,10 @@ class MethodSettings(Settings, ABC):
     @abstractmethod
     def work(self, num_steps: int) -> TrajectoryWork:
         """What one trajectory costs on a grid of `num_steps`; a test holds it against real networks."""
+
+    def records_per_sample(self, num_steps: int) -> int:
+        """Records that one sample makes, one for each trained step."""
+        return len(self.trained_grid_steps(num_steps))
 
     def check_grid(self, num_steps: int) -> None:
         """Refuse steps that a grid of `num_steps` does not have.
@@ -284,6 +290,51 @@ class SPOSettings(MethodSettings):
             )
 
 
+class DiffusionDPOSettings(MethodSettings):
+    """Diffusion-DPO: preferences between images that exist already, noised to one time; nothing is sampled.
+
+    A pair of images counts as two trajectories. `reward` is not trained on; it heads the evaluation's table.
+    """
+
+    trajectories_per_sample: ClassVar[int] = 2
+    # 1e-8 for each pair of a minibatch of 2,048, as their code scales it.
+    default_learning_rate: ClassVar[float] = 2.048e-5
+    paper: ClassVar[str] = "arXiv:2311.12908"
+    reward_columns: ClassVar[tuple[str, ...]] = ()
+    draws_images: ClassVar[bool] = False
+
+    name: Literal["diffusion_dpo"] = "diffusion_dpo"
+    """Which algorithm."""
+    data: str
+    """Pairs of images with the columns of Pick-a-Pic, caption, jpg_0, jpg_1 and label_0: a Parquet file, a directory or
+    pattern of them, the id of a data set on the Hugging Face hub, or an hf:// path of files there."""
+    max_rows: PositiveInt | None = None
+    """Rows of the data set that are read, from its beginning; all of them by default."""
+    max_unreadable: NonNegativeInt = 10
+    """Pairs that may be left out because an image of theirs does not decode, before the run is refused."""
+    beta: PositiveFloat = 5000.0
+    """Strength of the implicit KL penalty, on errors averaged over C, H, W."""
+    empty_prompts: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the pairs that are learnt from without their prompt, which keeps classifier-free guidance sound."""
+
+    @property
+    def title(self) -> str:
+        """The method's name as its paper writes it."""
+        return "Diffusion-DPO"
+
+    def trained_grid_steps(self, num_steps: int) -> tuple[int, ...]:
+        """None: times are drawn from the whole schedule of the noise."""
+        return ()
+
+    def records_per_sample(self, num_steps: int) -> int:
+        """One record for each pair."""
+        return 1
+
+    def work(self, num_steps: int) -> TrajectoryWork:
+        """Of one of the two images: a call of each network, of the branch with the prompt alone."""
+        return TrajectoryWork(policy_calls=0, reference_calls=1, decoded_images=0, learner_calls=1, record_latents=1.5)
+
+
 def _name_of(method: object) -> object:
     """Which method a section of the configuration means; TailorPO where it gives no name."""
     return method.get("name", "tailorpo") if isinstance(method, dict) else getattr(method, "name", "tailorpo")
@@ -293,7 +344,8 @@ AnyMethod = Annotated[
     Annotated[TailorPOSettings, Tag("tailorpo")]
     | Annotated[D3POSettings, Tag("d3po")]
     | Annotated[DDPOSettings, Tag("ddpo")]
-    | Annotated[SPOSettings, Tag("spo")],
+    | Annotated[SPOSettings, Tag("spo")]
+    | Annotated[DiffusionDPOSettings, Tag("diffusion_dpo")],
     Discriminator(_name_of),
 ]
 """The methods a configuration can name; a new one is added here."""

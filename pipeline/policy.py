@@ -148,6 +148,19 @@ class Policy:
         output_unconditional, output_conditional = output.chunk(2)
         return output_unconditional + self.guidance_scale * (output_conditional - output_unconditional)
 
+    def forward_conditional(self, x_t: Tensor, timesteps: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The network's output without classifier-free guidance, at any diffusion times.
+
+        Args:
+            x_t: (B, C, H, W) noisy latents.
+            timesteps: (B,) int64 times of the noise schedule, not indices into the sampling grid.
+            prompts: B prompts.
+
+        Returns:
+            (B, C, H, W) float32.
+        """
+        return self._call_network(x_t, timesteps.to(self.device), self.encode_prompts(prompts))
+
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings (B, tokens, width) in the text encoder's dtype; a prompt is encoded once."""
         # One by one: an embedding must not depend, to the last bit, on the company it was encoded in.

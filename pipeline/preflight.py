@@ -11,6 +11,11 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from pipeline.config import RewardSettings, RunSettings
+from pipeline.data_files import locate_data, require_text_column
+from pipeline.method_settings import DiffusionDPOSettings
+from pipeline.preference_pairs import check_pair_columns
+from pipeline.prompt_sets import split_prompts
+from pipeline.prompt_settings import PromptSettings
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
 from pipeline.rewards import reward_class
 from pipeline.rewards.own import is_own, own_module_path
@@ -40,8 +45,9 @@ def check_run(settings: RunSettings) -> int:
             f"method {settings.method.name!r} trains the last step, to which the scheduler of {settings.model.path!r} "
             "adds no noise; set set_alpha_to_one to false in its scheduler/scheduler_config.json"
         )
-    prompts = load_train_prompts(settings.prompts.train) + load_held_out_prompts(settings.prompts.held_out)
-    return warn_of_long_prompts(settings.model.path, prompts)
+    if isinstance(settings.method, DiffusionDPOSettings):
+        check_pair_columns(locate_data(settings.method.data))
+    return warn_of_long_prompts(settings.model.path, check_prompts(settings.prompts))
 
 
 def check_model(path: str) -> None:
@@ -78,6 +84,24 @@ def check_model(path: str) -> None:
     absent = [f"{name}/" for name in REQUIRED_COMPONENTS if directory.is_dir() and not (directory / name).is_dir()]
     if absent:
         raise ValueError(f"model.path {path!r} lacks the folder {', '.join(absent)}; copy the pipeline again, whole")
+
+
+def check_prompts(settings: PromptSettings) -> list[str]:
+    """Refuse prompts that cannot be read; columns of data sets are looked for, and read later by Ray Data.
+
+    Returns:
+        The prompts that no data set holds.
+
+    Raises:
+        ValueError: what is missing, and what to give.
+    """
+    for role, column in settings.columns.items():
+        require_text_column(locate_data(column.path), column.column, f"prompts.{role}.column")
+    train = load_train_prompts(settings.train) if isinstance(settings.train, str) else []
+    held_out = load_held_out_prompts(settings.held_out) if isinstance(settings.held_out, str) else []
+    if train and settings.split is not None:
+        split_prompts(train, settings.split)
+    return train + held_out
 
 
 def check_target_modules(settings: RunSettings) -> None:

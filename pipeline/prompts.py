@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.demo.grammar import held_out_prompts, train_prompts
 
@@ -59,11 +60,15 @@ ANIMALS = (
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """Samples that are denoised together: their indices within the iteration and their prompts."""
+    """Samples that are denoised together: their indices within the iteration and their prompts.
+
+    `data` are the rows, one for each sample, of the data set that an off-line method learns from.
+    """
 
     iteration: int
     samples: tuple[int, ...]
     prompts: tuple[str, ...]
+    data: pa.Table | None = None
 
 
 def load_train_prompts(source: str) -> list[str]:
@@ -90,7 +95,15 @@ def _load_prompts(source: str) -> list[str]:
     path = Path(source)
     if not path.is_file():
         raise ValueError(
-            f"there is no prompt file {source}; give a text file with one prompt a line, or animals, or demo"
+            f"there is no prompt file {source}; give a text file with one prompt a line, or animals, or demo, or "
+            f"{{path: {source}, column: ...}} for the column of a data set"
+        )
+    # Not at the top: light tasks import this module, and need nothing of the hub.
+    from pipeline.data_files import FORMATS
+
+    if path.suffix.lower() in FORMATS:
+        raise ValueError(
+            f"the prompts of {source} lie in a column of it, which must be named: {{path: {source}, column: ...}}"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -103,18 +116,20 @@ def _load_prompts(source: str) -> list[str]:
 
 
 def plan_batch(prompts: list[str], seed: int, iteration: int, batch: int, batch_size: int, batches: int) -> SampleBatch:
-    """Batch number `batch` of an iteration of `batches` batches.
+    """Batch number `batch` of an iteration of `batches` batches, as `plan_positions` orders the prompts."""
+    samples, positions = plan_positions(len(prompts), seed, iteration, batch, batch_size, batches)
+    return SampleBatch(iteration, samples, tuple(prompts[position] for position in positions))
 
-    Iterations walk through the prompts in a seeded order, a new order for each pass, so that every prompt is drawn
+
+def plan_positions(
+    count: int, seed: int, iteration: int, batch: int, batch_size: int, batches: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Samples of batch number `batch` of an iteration of `batches` batches, and which of `count` things each takes.
+
+    Iterations walk through the things in a seeded order, a new order for each pass, so that every one is drawn
     equally often. The plan depends on its arguments alone: a retry or a resumed run makes the same batches.
     """
     samples = tuple(range(batch * batch_size, (batch + 1) * batch_size))
-    first = iteration * batches * batch_size
-    chosen = tuple(_prompt_at(prompts, seed, first + sample) for sample in samples)
-    return SampleBatch(iteration, samples, chosen)
-
-
-def _prompt_at(prompts: list[str], seed: int, position: int) -> str:
-    epoch, place = divmod(position, len(prompts))
-    order = np.random.default_rng((seed, epoch)).permutation(len(prompts))
-    return prompts[order[place]]
+    places = [divmod(iteration * batches * batch_size + sample, count) for sample in samples]
+    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch, _ in places}
+    return samples, tuple(int(orders[epoch][place]) for epoch, place in places)

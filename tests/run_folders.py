@@ -15,7 +15,7 @@ GUIDED, UNGUIDED = "demo", "demo-unguided"
 """Committed runs whose settings are taken; both train five steps of 20, in iterations of 64 trajectories."""
 
 
-def iteration_metrics(iteration: int, reward: float, seconds: float = 10.0, **others: Any) -> dict[str, Any]:
+def iteration_metrics(iteration: int, reward: float | None, seconds: float = 10.0, **others: Any) -> dict[str, Any]:
     """A line of metrics.jsonl."""
     return {
         "iteration": iteration,

@@ -23,7 +23,8 @@ def test_all_adapters_are_drawn_alike_and_judged_by_every_reward_that_a_run_name
         (run.settings.name, str(run.folder / "adapter")) for run in runs
     ]
     assert settings.reward_labels == ("jpeg_compressibility", "clip", "jpeg_incompressibility")
-    assert (settings.prompts, settings.images_per_prompt, settings.seed) == ("demo", 3, 5)
+    assert settings.prompts == str(plan.folder / "prompts" / "held_out.txt")
+    assert (settings.images_per_prompt, settings.seed) == (3, 5)
     assert settings.sampling == plan.cells[0].settings.sampling
     assert settings.rollout.num_cpus == plan.cells[0].settings.rollout.num_cpus
     # Where the evaluation puts what it finds is where the report looks for it.

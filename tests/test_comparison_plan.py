@@ -63,6 +63,7 @@ def test_the_sweep_is_short_has_a_seed_of_its_own_and_is_judged_by_the_trained_r
         assert (settings.iterations, settings.seed, settings.evaluation.images) == (1, 1000, 4)
         assert settings.evaluation.rewards == () and settings.learning_rate == run.settings.learner.learning_rate
         assert settings.prompts.held_out == str(tmp_path / "comparison" / "sweep" / "prompts.txt")
+        assert settings.prompts.train == str(tmp_path / "comparison" / "prompts" / "train.txt")
     (final, *_) = plan.runs({"TailorPO": 0.01})
     settings = final.settings
     assert (settings.iterations, settings.evaluation.images, settings.prompts.held_out) == (3, 0, "demo")

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparisons import comparison_values, plan_of, write_base
+from comparisons import plan_of
 from run_folders import reward_row
 
 from pipeline.comparison.overview import plan_section
-from pipeline.comparison.plan import Plan, make_plan
-from pipeline.comparison.settings import ComparisonSettings
+from pipeline.comparison.plan import Plan
 from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, sweep_prompts, write_sweep_prompts
-from pipeline.config_loading import parse_as
 from pipeline.demo.grammar import held_out_prompts, train_prompts
+from pipeline.prompt_sets import PromptSets
+from pipeline.prompts import ANIMALS
 from pipeline.run_folder import SUMMARY_FILE, write_json
+
+DEMO = PromptSets(train_prompts(), held_out_prompts())
 
 
 def finish_sweep(plan: Plan, differences: dict[str, dict[float, float]]) -> None:
@@ -70,28 +72,26 @@ def test_without_a_sweep_every_variant_has_the_learning_rate_of_its_settings(tmp
 
 def test_the_prompts_of_the_sweep_are_those_trained_on_in_a_seeded_order(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    prompts = sweep_prompts(plan)
+    prompts = sweep_prompts(plan, DEMO)
     assert sorted(prompts) == sorted(set(train_prompts()) - set(held_out_prompts()))
     assert prompts != [prompt for prompt in train_prompts() if prompt in set(prompts)]
-    write_sweep_prompts(plan)
+    write_sweep_prompts(plan, DEMO)
     file = plan.sweep_runs[0].settings.prompts.held_out
     assert Path(file).read_text(encoding="utf-8").splitlines() == prompts
 
 
 def test_prompts_of_the_final_evaluation_never_choose(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\na red circle\na dog\na cat\n", encoding="utf-8")
-    (tmp_path / "held_out.txt").write_text("a dog\n", encoding="utf-8")
-    base = write_base(tmp_path, prompts={"held_out": str(tmp_path / "held_out.txt")})
     sweep = {"learning_rates": [0.1, 0.2], "images": 4, "prompts": str(tmp_path / "prompts.txt"), "budget_share": 0.5}
-    plan = make_plan(parse_as(ComparisonSettings, comparison_values(base, sweep=sweep)), tmp_path)
-    assert sorted(sweep_prompts(plan)) == ["a cat", "a red circle"]
+    plan = plan_of(tmp_path, sweep=sweep)
+    assert sorted(sweep_prompts(plan, PromptSets(["a bird"], ["a dog"]))) == ["a cat", "a red circle"]
+    with pytest.raises(ValueError, match=r"of sweep\.prompts=.*prompts\.txt are all among those of the final"):
+        sweep_prompts(plan, PromptSets(["a bird"], ["a dog", "a cat", "a red circle"]))
 
 
 def test_a_sweep_without_prompts_of_its_own_is_refused(tmp_path: Path) -> None:
-    base = write_base(tmp_path, prompts={"train": "animals", "held_out": "animals"})
-    plan = make_plan(parse_as(ComparisonSettings, comparison_values(base)), tmp_path)
-    with pytest.raises(ValueError, match=r"'animals' are all among those of the final evaluation.*sweep\.prompts"):
-        sweep_prompts(plan)
+    with pytest.raises(ValueError, match=r"that the runs train on are all among .*sweep\.prompts"):
+        sweep_prompts(plan_of(tmp_path), PromptSets(list(ANIMALS), list(ANIMALS)))
 
 
 def test_a_malformed_summary_is_named(tmp_path: Path) -> None:

@@ -92,7 +92,18 @@ def test_an_unknown_key_names_the_nearest_one(sections: dict[str, Any], unknown:
         ({"method": {"guidance": {"eta_min": 0.3, "eta_max": 0.2}}}, r"eta_min=0.3 is above eta_max=0.2"),
         ({"method": {"beta": 0}}, r"method.beta=0: Input should be greater than 0"),
         ({"method": {"ratio_clip": 1}}, r"method.ratio_clip=1: Input should be less than 1"),
-        ({"method": {"name": "xpo"}}, r"method.name='xpo' is unknown; known are 'tailorpo', 'd3po', 'ddpo', 'spo'"),
+        (
+            {"method": {"name": "xpo"}},
+            r"method.name='xpo' is unknown; known are 'tailorpo', 'd3po'",
+        ),
+        ({"method": {"name": "diffusion_dpo"}}, r"setting method.data is missing"),
+        (
+            {
+                "method": {"name": "diffusion_dpo", "data": "pairs"},
+                "reward": [{"name": "jpeg_compressibility"}, {"name": "clip"}],
+            },
+            r"Diffusion-DPO learns from its data set and weighs no rewards; leave one",
+        ),
         ({"method": {"name": "ddpo", "prompt_history": 3}}, r"prompt_history_min=16 is above prompt_history=3"),
         (
             {"method": {"name": "d3po"}, "rollout": {"trajectories": 9, "batch_size": 3}},

@@ -13,7 +13,7 @@ import torch
 from settings import miniature_settings
 
 from actors.cluster import ClusterInfo
-from actors.dataset import rollout_dataset
+from actors.dataset import PromptBatches, rollout_dataset
 from actors.fleet import start_fleet
 from actors.journal import start_journal
 from actors.weights import WeightTicket, start_weight_store
@@ -55,7 +55,8 @@ class Plan:
     journal: Any
 
     def dataset(self, prompts: list[str] | None = None) -> ray.data.Dataset:
-        return rollout_dataset(self.settings, prompts or self.prompts, self.fleet, self.store, self.journal)
+        source = PromptBatches(self.settings, prompts or self.prompts)
+        return rollout_dataset(self.settings, source, self.fleet, self.store, self.journal)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import torch
 from in_process import load_scorer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from policies import make_policy
+from preference_files import pair
 from scorers import CountingScorer
 from settings import miniature_settings
 from torch import nn
@@ -21,12 +22,18 @@ from pipeline.config import RunSettings
 from pipeline.learning import Learner
 from pipeline.methods import create_method
 from pipeline.policy import Policy
+from pipeline.preference_pairs import clean_pairs
 from pipeline.prompts import SampleBatch
 
 pytest_plugins = ["model_fixtures"]
 
 BATCH_SIZE = 2
-BATCH = SampleBatch(iteration=0, samples=(0, 1), prompts=("a red circle", "a small blue star"))
+BATCH = SampleBatch(
+    iteration=0,
+    samples=(0, 1),
+    prompts=("a red circle", "a small blue star"),
+    data=clean_pairs(pa.Table.from_pylist([pair(1), pair(2)])),
+)
 
 
 @contextmanager
@@ -143,7 +150,13 @@ def test_the_learner_calls_the_network_once_a_pair_and_the_reference_never(
 @pytest.mark.parametrize(
     ("name", "policy_calls", "reference_calls", "images", "learner_calls"),
     # D3PO's two trajectories share x_T, so the two calls of the first step are one.
-    [("d3po", 39, 39, 2, 40), ("ddpo", 20, 0, 1, 20), ("spo", 65, 16, 64, 16)],
+    [
+        ("d3po", 39, 39, 2, 40),
+        ("ddpo", 20, 0, 1, 20),
+        ("spo", 65, 16, 64, 16),
+        # Its two images are two trajectories, which nobody samples.
+        ("diffusion_dpo", 0, 2, 0, 2),
+    ],
 )
 def test_other_methods_call_the_network_as_rarely_as_possible(
     miniature_model: Path,
@@ -155,14 +168,15 @@ def test_other_methods_call_the_network_as_rarely_as_possible(
     learner_calls: int,
 ) -> None:
     """Calls for each sample, which is a pair of trajectories of D3PO and one trajectory of the others."""
-    trajectories = BATCH_SIZE * (2 if name == "d3po" else 1)
+    trajectories = BATCH_SIZE * (2 if name in ("d3po", "diffusion_dpo") else 1)
+    own_settings = {"spo": {"min_probability_gap": 0.0}, "diffusion_dpo": {"data": "nowhere"}}
     settings = miniature_settings(
         miniature_model,
         sampling={"num_steps": 20, "guidance_scale": 1.0},
-        method={"name": name} | ({"min_probability_gap": 0.0} if name == "spo" else {}),
+        method={"name": name} | own_settings.get(name, {}),
         reward={"name": "clip", "path": str(miniature_clip)},
         rollout={"trajectories": trajectories, "batch_size": trajectories},
-        learner={"minibatch_size": 8, "micro_batch_size": 3},
+        learner={"minibatch_size": 2 if name == "diffusion_dpo" else 8, "micro_batch_size": 3},
     )
     policy = make_policy(settings, adapter_scale=0.1)
     table, network, decoder, travelled = roll_out(policy, settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from preference_files import pair, write_pairs
 from settings import miniature_settings
 
 from pipeline.config import RunSettings
@@ -183,3 +184,18 @@ def test_the_reward_scale_is_the_configured_or_the_declared_one(miniature_model:
     assert reward_scale(configured) == 7.5
     assert reward_scale(declared) > 0
     assert reward_scale(declared) != 7.5
+
+
+def test_data_sets_are_looked_at_before_ray_starts(miniature_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,n\na fox,1\n")
+    prompts = {"train": {"path": str(tmp_path / "a.csv"), "column": "text"}, "held_out": "animals"}
+    assert check_run(miniature_settings(miniature_model, prompts=prompts)) == 0
+    prompts["train"] = {"path": str(tmp_path / "a.csv")}
+    with pytest.raises(ValueError, match=r"has no column prompt; its columns are text, n; set prompts.train.column"):
+        check_run(miniature_settings(miniature_model, prompts=prompts))
+    offline = {"name": "diffusion_dpo", "data": str(write_pairs(tmp_path / "a.parquet", [pair(1)]))}
+    rollout = {"trajectories": 16, "batch_size": 4}
+    assert check_run(miniature_settings(miniature_model, method=offline, rollout=rollout)) == 0
+    offline["data"] = str(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match="holds CSV files; pairs of images are read as Parquet"):
+        check_run(miniature_settings(miniature_model, method=offline, rollout=rollout))

@@ -12,6 +12,7 @@ from pipeline.report.comparison import compare
 from pipeline.report.costs import network_calls_before, seconds_before, trajectories_before
 from pipeline.report.held_out import rows_of_runs, rows_over_seeds
 from pipeline.report.history import read_run
+from pipeline.report.writing import write_report
 
 # What a run is
 
@@ -43,6 +44,22 @@ def test_a_mean_over_nothing_is_nan_and_a_metric_that_is_not_kept_too(tmp_path):
     np.testing.assert_array_equal(run.series("loss"), [np.nan, 0.689])
     assert np.isnan(run.series("unheard_of")).all()
     assert run.step_series("step_accepted") is None
+
+
+def test_a_method_that_draws_no_images_has_no_reward_curve(tmp_path):
+    offline = {"name": "diffusion_dpo", "data": "pairs"}
+    folders = [
+        write_run_folder(tmp_path / "off", [], method=offline, learner={"minibatch_size": 32}),
+        write_run_folder(tmp_path / "on", [1.0, 2.0]),
+    ]
+    lines = [iteration_metrics(index, None) for index in range(2)]
+    for line in lines:
+        line.pop("step_gap")
+    (folders[0] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert np.isnan(read_run(folders[0]).series("reward")).all()
+    for chosen in (folders, folders[:1]):
+        page = write_report(chosen, tmp_path / f"report-{len(chosen)}").read_text(encoding="utf-8")
+        assert "Training draws no images here, and so has no rewards to show: " in page
 
 
 def test_costs_are_what_was_spent_before_an_iteration(tmp_path):

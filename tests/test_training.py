@@ -23,6 +23,7 @@ from torch import multiprocessing
 
 from actors.cluster import ClusterInfo
 from actors.crew import Crew, check_room, start_crew
+from actors.inputs import read_inputs
 from actors.journal import start_journal
 from actors.learner import common_hash
 from actors.training import train
@@ -83,7 +84,7 @@ def hashes(directory: Path) -> list[str]:
 
 def test_the_actors_equal_one_process_bit_for_bit(settings, expected, crew, tmp_path):
     run = fresh(crew, tmp_path)
-    train(settings, run, tmp_path)
+    train(settings, read_inputs(settings), run, tmp_path)
     assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]
     assert np.array_equal(load_weights(ray.get(run.store.current.remote())), expected[-1])
     assert np.abs(expected[-1] - expected[0]).max() > 100 * ROUNDING, "nothing was learnt, so nothing was compared"
@@ -95,7 +96,7 @@ def test_the_actors_equal_one_process_bit_for_bit(settings, expected, crew, tmp_
 def test_two_learner_workers_equal_one_up_to_rounding(settings, expected, crew, tmp_path):
     run = fresh(crew, tmp_path)
     pair = settings.model_copy(update={"learner": settings.learner.model_copy(update={"num_workers": 2})})
-    train(pair, run, tmp_path)
+    train(pair, read_inputs(pair), run, tmp_path)
     found = load_weights(ray.get(run.store.current.remote()))
     np.testing.assert_allclose(found, expected[-1], rtol=0, atol=ROUNDING)
     assert len(hashes(tmp_path)) == settings.iterations
@@ -110,7 +111,7 @@ def test_killed_rollout_and_reward_workers_change_nothing(settings, expected, cr
     killed: list[str] = []
     killer = threading.Thread(target=kill_workers_in_the_second_iteration, args=(crew, tmp_path, killed))
     killer.start()
-    train(settings, fresh(crew, tmp_path), tmp_path)
+    train(settings, read_inputs(settings), fresh(crew, tmp_path), tmp_path)
     killer.join()
     assert killed == ["RolloutWorker", "RewardActor"]
     assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]

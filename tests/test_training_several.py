@@ -19,6 +19,7 @@ from settings import miniature_settings
 from actors.cluster import ClusterInfo
 from actors.crew import Crew, start_crew
 from actors.evaluation import WEIGHTED_SUM, evaluate
+from actors.inputs import read_inputs
 from actors.journal import start_journal
 from actors.training import train
 from actors.weights import checksum_of, start_weight_store
@@ -70,7 +71,8 @@ def metrics_in(directory: Path) -> list[dict[str, Any]]:
 
 def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(settings, expected, crew, tmp_path):
     run = fresh(crew, tmp_path)
-    train(settings, run, tmp_path)
+    inputs = read_inputs(settings)
+    train(settings, inputs, run, tmp_path)
     metrics = metrics_in(tmp_path)
     assert [line["adapter_sha256"] for line in metrics] == expected
     assert metrics[0]["reward_scale/clip"] == 1.0
@@ -79,7 +81,7 @@ def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(sett
     assert all(line["reward/jpeg_compressibility"] < 0 for line in metrics)
 
     ticket = ray.get(run.store.current.remote())
-    evaluation = asyncio.run(evaluate(settings, run.rollout_fleet, run.reward_fleet, ticket))
+    evaluation = asyncio.run(evaluate(settings, inputs.prompts.held_out, run.rollout_fleet, run.reward_fleet, ticket))
     assert list(evaluation.rewards) == [WEIGHTED_SUM, "clip", "jpeg_compressibility", "jpeg_incompressibility"]
     rows = evaluation.rewards
     assert rows["jpeg_compressibility"].base_mean == pytest.approx(-rows["jpeg_incompressibility"].base_mean)
@@ -91,8 +93,9 @@ def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(sett
 
 def test_a_run_taken_up_again_ends_as_if_nothing_had_happened(settings, expected, crew, tmp_path):
     """The store and the journal are new, so that the statistics can come from the checkpoint alone."""
-    train(settings.model_copy(update={"iterations": 2}), fresh(crew, tmp_path), tmp_path)
-    train(settings, fresh(crew, tmp_path), tmp_path)
+    inputs = read_inputs(settings)
+    train(settings.model_copy(update={"iterations": 2}), inputs, fresh(crew, tmp_path), tmp_path)
+    train(settings, inputs, fresh(crew, tmp_path), tmp_path)
     metrics = metrics_in(tmp_path)
     assert [line["iteration"] for line in metrics] == [0, 1, 2]
     assert [line["adapter_sha256"] for line in metrics] == expected

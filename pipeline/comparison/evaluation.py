@@ -6,6 +6,7 @@ from pipeline.comparison.plan import Plan, PlannedRun
 from pipeline.config import PoolSettings, RewardSettings
 from pipeline.config_loading import parse_as
 from pipeline.evaluation.settings import AdapterEvaluationSettings
+from pipeline.prompt_sets import HELD_OUT_FILE
 
 ADAPTER_FOLDER = "adapter"
 
@@ -28,7 +29,7 @@ def evaluation_settings(plan: Plan, runs: Sequence[PlannedRun]) -> AdapterEvalua
             "model": shared.model.model_copy(update={"compile": False}),
             "sampling": shared.sampling,
             "adapters": [{"path": str(run.folder / ADAPTER_FOLDER), "name": run.folder.name} for run in runs],
-            "prompts": shared.prompts.held_out,
+            "prompts": str(plan.folder / HELD_OUT_FILE),
             "images_per_prompt": comparison.evaluation.images_per_prompt,
             "batch_size": shared.evaluation.batch_size,
             "rewards": _rewards(plan),

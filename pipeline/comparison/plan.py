@@ -9,6 +9,8 @@ from pipeline.comparison.budget import within_budget
 from pipeline.comparison.settings import ComparisonSettings, RewardChoice, SweepSettings, VariantSettings, slug
 from pipeline.config import RunSettings
 from pipeline.config_loading import apply_override, parse_settings, read_values
+from pipeline.prompt_sets import TRAIN_FILE
+from pipeline.prompt_settings import PromptSettings
 
 SWEEP_FOLDER, RUNS_FOLDER, SWEEP_PROMPTS = "sweep", "runs", "prompts.txt"
 
@@ -119,13 +121,13 @@ def _plan_sweep(
 ) -> dict[float, PlannedRun]:
     sweep, directory = comparison.sweep, folder / SWEEP_FOLDER
     assert sweep is not None, "several learning rates without a sweep are refused"
-    short = within_budget(_judged_by(settings, sweep, directory), comparison.budget, sweep.budget_share)
+    short = within_budget(_judged_by(settings, sweep, folder), comparison.budget, sweep.budget_share)
     return {rate: _planned(label, directory, short, f"lr{rate:g}", sweep.seed, rate) for rate in sorted(rates)}
 
 
-def _judged_by(settings: RunSettings, sweep: SweepSettings, directory: Path) -> RunSettings:
+def _judged_by(settings: RunSettings, sweep: SweepSettings, folder: Path) -> RunSettings:
     """Settings whose evaluation is that of the sweep: its prompts, and the trained reward alone."""
-    prompts = settings.prompts.model_copy(update={"held_out": str(directory / SWEEP_PROMPTS)})
+    prompts = PromptSettings(train=str(folder / TRAIN_FILE), held_out=str(folder / SWEEP_FOLDER / SWEEP_PROMPTS))
     evaluation = settings.evaluation.model_copy(update={"images": sweep.images, "rewards": ()})
     return settings.model_copy(update={"prompts": prompts, "evaluation": evaluation})
 

@@ -58,12 +58,12 @@ class SweepSettings(Settings):
     images: Annotated[int, Field(ge=2)] = 128
     """Pairs of images that a learning rate is judged by."""
     prompts: str | None = None
-    """Prompts they are drawn from, from the choices of prompts.train, by default the prompts trained on; those of the
-    final evaluation are left out."""
+    """Prompts they are drawn from: animals, demo, or a text file; by default the prompts trained on. Those of the final
+    evaluation are left out."""
 
 
 class FinalEvaluationSettings(Settings):
-    """The evaluation of all adapters: on prompts.held_out of the base run, by every reward that a run names.
+    """The evaluation of all adapters: on the held-out prompts of the base run, by every reward that a run names.
 
     All share one base model, its prompts and its noise; a run of its own, as evaluation.images asks for, is not made.
     """

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.comparison.plan import SWEEP_FOLDER, SWEEP_PROMPTS, Cell, Plan
-from pipeline.prompts import load_held_out_prompts, load_train_prompts
+from pipeline.prompt_sets import PromptSets
+from pipeline.prompts import load_train_prompts
 from pipeline.report.evaluation_file import RewardComparison, read_evaluation
 from pipeline.run_folder import SUMMARY_FILE, write_text
 
@@ -23,34 +24,37 @@ class SweepResult:
     comparison: RewardComparison
 
 
-def sweep_prompts(plan: Plan) -> list[str]:
-    """The prompts a sweep is judged by, in an order of its seed; none of them is in any final evaluation.
+def sweep_prompts(plan: Plan, prompts: PromptSets) -> list[str]:
+    """What a sweep is judged by, in an order of its seed; none of it is in the final evaluation.
+
+    Args:
+        prompts: those that the runs of the comparison train on, and those of the final evaluation.
 
     Raises:
         ValueError: no prompt is left.
     """
-    sweep, runs = plan.comparison.sweep, [cell.settings for cell in plan.cells]
+    sweep = plan.comparison.sweep
     assert sweep is not None, "asked for without a sweep"
-    sources = [run.prompts.train for run in runs] if sweep.prompts is None else [sweep.prompts]
-    held_out = {prompt for run in runs for prompt in load_held_out_prompts(run.prompts.held_out)}
-    prompts = [prompt for source in dict.fromkeys(sources) for prompt in load_train_prompts(source)]
-    left = [prompt for prompt in dict.fromkeys(prompts) if prompt not in held_out]
+    candidates = prompts.train if sweep.prompts is None else load_train_prompts(sweep.prompts)
+    held_out = set(prompts.held_out)
+    left = [prompt for prompt in dict.fromkeys(candidates) if prompt not in held_out]
     if not left:
+        source = "that the runs train on" if sweep.prompts is None else f"of sweep.prompts={sweep.prompts}"
         raise ValueError(
-            f"the sweep's prompts {', '.join(dict.fromkeys(sources))!r} are all among those of the final evaluation, "
-            "which must not choose learning rates; name others by sweep.prompts, or by prompts.held_out of the base run"
+            f"the prompts {source} are all among those of the final evaluation, which must not choose learning rates; "
+            "name others by sweep.prompts, or by prompts.held_out of the base run"
         )
     order = np.random.default_rng(sweep.seed).permutation(len(left))
     return [left[index] for index in order]
 
 
-def write_sweep_prompts(plan: Plan) -> None:
+def write_sweep_prompts(plan: Plan, prompts: PromptSets) -> None:
     """Write `sweep_prompts` where the runs of the sweep look for them.
 
     Raises:
         ValueError: no prompt is left.
     """
-    write_text(plan.folder / SWEEP_FOLDER / SWEEP_PROMPTS, "\n".join(sweep_prompts(plan)) + "\n")
+    write_text(plan.folder / SWEEP_FOLDER / SWEEP_PROMPTS, "\n".join(sweep_prompts(plan, prompts)) + "\n")
 
 
 def read_sweep(plan: Plan) -> list[SweepResult]:

@@ -13,6 +13,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "d3po": ("pipeline.methods.d3po", "D3PO"),
     "ddpo": ("pipeline.methods.ddpo", "DDPO"),
     "spo": ("pipeline.methods.spo", "SPO"),
+    "diffusion_dpo": ("pipeline.methods.diffusion_dpo", "DiffusionDPO"),
 }
 """Name of each method -> (module, class)."""
 

@@ -18,6 +18,9 @@ Series = NDArray[np.float64]
 
 NUMBERS_OF_EVERY_ITERATION = ("reward", "seconds")
 
+# Methods that draw no images have none of these.
+NUMBERS_OF_IMAGES = ("reward",)
+
 
 @dataclass(frozen=True)
 class RunHistory:
@@ -82,13 +85,13 @@ def read_run(folder: Path) -> RunHistory:
         folder=folder,
         settings=settings,
         config=config.read_text(encoding="utf-8"),
-        metrics=_read_metrics(folder / "metrics.jsonl", len(settings.trained_grid_steps)),
+        metrics=_read_metrics(folder / "metrics.jsonl", settings),
         evaluation=read_evaluation(folder),
         environment=_read_environment(folder / "environment.json"),
     )
 
 
-def _read_metrics(path: Path, trained_steps: int) -> tuple[dict[str, Any], ...]:
+def _read_metrics(path: Path, settings: RunSettings) -> tuple[dict[str, Any], ...]:
     try:
         rows = MetricsFile(path).read()
     except json.JSONDecodeError as error:
@@ -96,20 +99,22 @@ def _read_metrics(path: Path, trained_steps: int) -> tuple[dict[str, Any], ...]:
     if not rows:
         raise ValueError(f"{path.parent} has no finished iteration yet: there is nothing to report")
     for index, row in enumerate(rows):
-        fault = _fault_of(row, index, trained_steps)
+        fault = _fault_of(row, index, settings)
         if fault:
             raise ValueError(f"{path}, line {index + 1}: {fault}")
     return tuple(rows)
 
 
-def _fault_of(row: Any, index: int, trained_steps: int) -> str:
+def _fault_of(row: Any, index: int, settings: RunSettings) -> str:
     """What is wrong with the metrics of an iteration; empty where nothing is."""
+    trained_steps = len(settings.trained_grid_steps)
     if not isinstance(row, dict):
         return f"{row!r} is no object"
     if row.get("iteration") != index:
         return f"iteration {row.get('iteration')!r} where {index} comes next"
     for name in NUMBERS_OF_EVERY_ITERATION:
-        if not isinstance(row.get(name), int | float):
+        left_out = name in NUMBERS_OF_IMAGES and not settings.method.draws_images and row.get(name) is None
+        if not left_out and not isinstance(row.get(name), int | float):
             return f"{name}={row.get(name)!r} is no number"
     for name, value in row.items():
         if isinstance(value, list) and len(value) != trained_steps:

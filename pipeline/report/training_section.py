@@ -23,10 +23,14 @@ def training_section(comparison: Comparison) -> Section:
     """Charts of the reward over every cost, for each reward that is trained on; the numbers in a folded table."""
     looks = looks_of(comparison)
     block = block_size(comparison.runs)
+    drawing = [method for method in comparison.methods if method.runs[0].settings.method.draws_images]
     by_reward: dict[str, list[Method]] = {}
-    for method in comparison.methods:
+    for method in drawing:
         by_reward.setdefault(method.runs[0].settings.reward_title, []).append(method)
     paragraphs = [ROLLOUT_REWARD, COSTS_EXPLAINED]
+    if len(drawing) < len(comparison.methods):
+        others = ", ".join(method.label for method in comparison.methods if method not in drawing)
+        paragraphs.append(f"Training draws no images here, and so has no rewards to show: {others}.")
     if len(comparison.runs) > len(comparison.methods):
         paragraphs.append(BANDS)
     if block > 1:
@@ -37,7 +41,7 @@ def training_section(comparison: Comparison) -> Section:
         charts=tuple(
             _chart(reward, methods, cost, block, looks) for reward, methods in by_reward.items() for cost in COSTS
         ),
-        folded=(_table(comparison.methods),),
+        folded=(_table(drawing),) if drawing else (),
     )
 
 

@@ -1,0 +1,49 @@
+"""The prompts of a run, read once before its actors start; a resumed run finds them in its folder."""
+
+from pathlib import Path
+
+from actors.tables import explained_reading, read_table
+from pipeline.data_files import locate_data, require_text_column
+from pipeline.prompt_sets import PromptSets, clean_prompts, load_prompt_sets, split_prompts
+from pipeline.prompt_settings import PromptColumnSettings, PromptSettings
+from pipeline.prompts import load_held_out_prompts, load_train_prompts
+
+
+def prompts_of_run(settings: PromptSettings, run_directory: Path) -> PromptSets:
+    """The prompts in the run folder, where there are any, else those of the sources.
+
+    Raises:
+        ValueError: a source cannot be read or holds no prompt, or the folder's prompts were changed.
+    """
+    kept = load_prompt_sets(run_directory)
+    return read_prompt_sets(settings) if kept is None else kept
+
+
+def read_prompt_sets(settings: PromptSettings) -> PromptSets:
+    """Read the sources; columns of data sets by Ray Data, on the connected cluster.
+
+    Raises:
+        ValueError: a source cannot be read or holds no prompt.
+    """
+    train = settings.train
+    prompts = load_train_prompts(train) if isinstance(train, str) else read_prompt_column(train, "train")
+    if settings.split is not None:
+        return split_prompts(prompts, settings.split)
+    held_out = settings.held_out
+    assert held_out is not None, "the settings choose held-out prompts where no split does"
+    if isinstance(held_out, str):
+        return PromptSets(prompts, load_held_out_prompts(held_out))
+    return PromptSets(prompts, read_prompt_column(held_out, "held_out"))
+
+
+def read_prompt_column(source: PromptColumnSettings, role: str) -> list[str]:
+    """The prompts of a column, cleaned; `role` is the setting's name, train or held_out.
+
+    Raises:
+        ValueError: as `require_text_column`, or a file cannot be read, or none of its rows holds a prompt.
+    """
+    files = locate_data(source.path)
+    require_text_column(files, source.column, f"prompts.{role}.column")
+    with explained_reading(files):
+        texts = [row[source.column] for row in read_table(files, [source.column]).iter_rows()]
+    return clean_prompts(texts, f"column {source.column!r} of {source.path!r}")
