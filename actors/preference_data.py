@@ -3,9 +3,6 @@
 This module runs in light Ray Data tasks and imports neither torch nor diffusers.
 """
 
-import hashlib
-import logging
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +16,11 @@ from actors.tables import explained_reading, read_table
 from pipeline.config import RunSettings
 from pipeline.data_files import locate_data
 from pipeline.method_settings import DiffusionDPOSettings
-from pipeline.preference_pairs import COLUMNS, UNREADABLE, check_pair_columns, clean_pairs
+from pipeline.preference_pairs import COLUMNS, check_pair_columns, clean_pairs, state_pairs
 from pipeline.prompts import SampleBatch, plan_positions
-
-logger = logging.getLogger(__name__)
 
 # A rollout fetches the blocks that its pairs lie in: small ones, so that little travels for nothing.
 BLOCK_BYTES = 8 * 2**20
-
-# Faulty pairs that a message names.
-NAMED_FAULTS = 5
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,8 @@ class PreferenceData:
         found = []
         for block, row in self.places[list(positions)].tolist():
             table: pa.Table = ray.get(self.blocks[block])
-            found.append(table.slice(row, 1).select(["prompt", "preferred", "rejected"]))
+            # Not a slice, which would travel with the whole block that it is cut from.
+            found.append(table.select(["prompt", "preferred", "rejected"]).take([row]))
         return pa.concat_tables(found).combine_chunks()
 
 
@@ -97,7 +90,7 @@ def read_preferences(settings: DiffusionDPOSettings) -> PreferenceData:
         for row, fault in enumerate(summary["fault"].to_pylist())
         if not fault
     ]
-    statement = _statement(pa.concat_tables(summaries), settings)
+    statement = state_pairs(pa.concat_tables(summaries), settings.data, settings.max_unreadable)
     return PreferenceData(blocks, np.array(places, dtype=np.int64), statement)
 
 
@@ -105,40 +98,3 @@ def read_preferences(settings: DiffusionDPOSettings) -> PreferenceData:
 def _summarise(block: pa.Table) -> pa.Table:
     """What the driver must know of a block: everything but the images."""
     return block.select(["prompt", "fault", "digest"])
-
-
-def _statement(rows: pa.Table, settings: DiffusionDPOSettings) -> dict[str, Any]:
-    """What became of the rows of a data set, in order.
-
-    Raises:
-        ValueError: too many images do not decode, or no pair is left.
-    """
-    faults = rows["fault"].to_pylist()
-    counts = Counter(fault.split(" ")[0] for fault in faults if fault)
-    unreadable = [
-        f"row {number} ({prompt!r}), {fault.removeprefix(UNREADABLE).strip()}"
-        for number, (prompt, fault) in enumerate(zip(rows["prompt"].to_pylist(), faults, strict=True))
-        if fault.startswith(UNREADABLE)
-    ]
-    named = "; ".join(unreadable[:NAMED_FAULTS]) + ("; ..." if len(unreadable) > NAMED_FAULTS else "")
-    if len(unreadable) > settings.max_unreadable:
-        raise ValueError(
-            f"{len(unreadable)} pairs of {settings.data!r} have an image that does not decode, more than "
-            f"method.max_unreadable={settings.max_unreadable}: {named}; repair the data set, or raise that limit to "
-            "leave them out"
-        )
-    usable = len(faults) - sum(counts.values())
-    if not usable:
-        told = ", ".join(f"{count} {fault}" for fault, count in counts.items()) or "no rows at all"
-        raise ValueError(f"{settings.data!r} has no pair to learn from: {told}; choose another data set")
-    if unreadable:
-        logger.warning("%d of %d pairs are left out, since they do not decode: %s", len(unreadable), len(faults), named)
-    digests = b"".join(digest for digest in rows["digest"].to_pylist() if digest)
-    return {
-        "source": settings.data,
-        "rows": len(faults),
-        "pairs": usable,
-        "left_out": dict(counts),
-        "unreadable": unreadable,
-        "sha256": hashlib.sha256(digests).hexdigest(),
-    }

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 import ray.data
+from httpx2 import HTTPError
 from ray.data import DataContext
 from ray.exceptions import RayError
 
@@ -27,6 +28,8 @@ def read_table(files: DataFiles, columns: list[str], target_block_bytes: int | N
     context = DataContext.get_current().copy()
     # An execution begins without a budget and refreshes it once a second: with reservations, tasks start 0.5 s apart.
     context.op_resource_reservation_enabled = False
+    # The newer reader of Parquet lists the files, which are known already, in a process of its own: seconds more.
+    context.use_datasource_v2 = False
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
@@ -50,7 +53,7 @@ def explained_reading(files: DataFiles) -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     try:
         yield
-    except (RayError, pa.ArrowException, OSError) as error:
+    except (RayError, pa.ArrowException, OSError, HTTPError) as error:
         raise unreadable(files, root_cause(error)) from error
     finally:
         logger.setLevel(level)

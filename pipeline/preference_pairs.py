@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import logging
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -9,11 +11,16 @@ from PIL import Image
 
 from pipeline.data_files import DataFiles, require_columns
 
+logger = logging.getLogger(__name__)
+
 CAPTION, FIRST, SECOND, LABEL = "caption", "jpg_0", "jpg_1", "label_0"
 COLUMNS = (CAPTION, FIRST, SECOND, LABEL)
 
 UNREADABLE = "unreadable"
 TIE, UNLABELLED, UNCAPTIONED = "tie", "unlabelled", "uncaptioned"
+
+# Faulty pairs that a message names.
+NAMED_FAULTS = 5
 
 CLEAN_SCHEMA = pa.schema(
     [
@@ -57,6 +64,47 @@ def clean_pairs(table: pa.Table) -> pa.Table:
     firsts, seconds = _image_bytes(table[FIRST]), _image_bytes(table[SECOND])
     rows = [_clean_row(*values) for values in zip(captions, firsts, seconds, labels, strict=True)]
     return pa.Table.from_pylist(rows, schema=CLEAN_SCHEMA)
+
+
+def state_pairs(rows: pa.Table, source: str, max_unreadable: int) -> dict[str, Any]:
+    """What became of the rows of the data set `source`: counts, what does not decode, and a hash of the usable pairs.
+
+    Args:
+        rows: prompt, fault and digest of `clean_pairs`, of all rows in order.
+        max_unreadable: how many pairs may have an image that does not decode.
+
+    Raises:
+        ValueError: too many images do not decode, or no pair is left.
+    """
+    faults = rows["fault"].to_pylist()
+    counts = Counter(fault.split(" ")[0] for fault in faults if fault)
+    unreadable = [
+        f"row {number} ({prompt!r}), {fault.removeprefix(UNREADABLE).strip()}"
+        for number, (prompt, fault) in enumerate(zip(rows["prompt"].to_pylist(), faults, strict=True))
+        if fault.startswith(UNREADABLE)
+    ]
+    named = "; ".join(unreadable[:NAMED_FAULTS]) + ("; ..." if len(unreadable) > NAMED_FAULTS else "")
+    if len(unreadable) > max_unreadable:
+        raise ValueError(
+            f"{len(unreadable)} pairs of {source!r} have an image that does not decode, more than "
+            f"method.max_unreadable={max_unreadable}: {named}; repair the data set, or raise that limit to "
+            "leave them out"
+        )
+    usable = len(faults) - sum(counts.values())
+    if not usable:
+        told = ", ".join(f"{count} {fault}" for fault, count in counts.items()) or "no rows at all"
+        raise ValueError(f"{source!r} has no pair to learn from: {told}; choose another data set")
+    if unreadable:
+        logger.warning("%d of %d pairs are left out, since they do not decode: %s", len(unreadable), len(faults), named)
+    digests = b"".join(digest for digest in rows["digest"].to_pylist() if digest)
+    return {
+        "source": source,
+        "rows": len(faults),
+        "pairs": usable,
+        "left_out": dict(counts),
+        "unreadable": unreadable,
+        "sha256": hashlib.sha256(digests).hexdigest(),
+    }
 
 
 def decode_image(content: bytes) -> Image.Image:

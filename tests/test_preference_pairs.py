@@ -1,5 +1,6 @@
 """Rows of preference data sets: which pairs they give, and what is wrong with the others."""
 
+import logging
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ from preference_files import pair, png, write_pairs
 
 from pipeline.data_files import locate_data
 from pipeline.encoder import decode_images
-from pipeline.preference_pairs import CLEAN_SCHEMA, check_pair_columns, clean_pairs
+from pipeline.preference_pairs import CLEAN_SCHEMA, check_pair_columns, clean_pairs, state_pairs
 
 
 def test_the_label_tells_which_image_is_preferred() -> None:
@@ -32,6 +33,33 @@ def test_pairs_without_a_preference_or_a_prompt_are_told_apart() -> None:
 def test_an_image_that_does_not_decode_is_named(content: bytes | None) -> None:
     faults = clean_pairs(pa.Table.from_pylist([pair(1, jpg_1=content), pair(2)]))["fault"].to_pylist()
     assert faults[0].startswith("unreadable jpg_1: ") and "0x" not in faults[0] and faults[1] == ""
+
+
+def test_images_that_do_not_decode_are_left_out_up_to_a_limit(caplog: pytest.LogCaptureFixture) -> None:
+    rows = clean_pairs(pa.Table.from_pylist([pair(1), pair(2, jpg_1=b"no image"), pair(3, jpg_0=b"")]))
+    with caplog.at_level(logging.WARNING):
+        stated = state_pairs(rows, "pairs", max_unreadable=2)
+    assert (stated["rows"], stated["pairs"], stated["left_out"]) == (3, 1, {"unreadable": 2})
+    assert "2 of 3 pairs are left out" in caplog.text and "row 1 ('prompt 2'), jpg_1: cannot identify" in caplog.text
+    with pytest.raises(ValueError, match=r"2 pairs of 'pairs' have .* more than max_unreadable=1: row 1 .*row 2"):
+        state_pairs(rows, "pairs", max_unreadable=1)
+
+
+def test_a_data_set_is_stated_by_a_hash_of_its_usable_pairs() -> None:
+    first, other = ([pair(1), pair(number), pair(3, label_0=0.5)] for number in (2, 4))
+    hashes = [
+        state_pairs(clean_pairs(pa.Table.from_pylist(rows)), "pairs", 0)["sha256"]
+        for rows in (first, first, first[:2], other, first[1::-1])
+    ]
+    assert hashes[0] == hashes[1] == hashes[2] and len(set(hashes)) == 3
+
+
+def test_a_data_set_without_a_usable_pair_is_refused() -> None:
+    rows = clean_pairs(pa.Table.from_pylist([pair(1, label_0=0.5), pair(2, label_0=None)]))
+    with pytest.raises(ValueError, match=r"'pairs' has no pair to learn from: 1 tie, 1 unlabelled; choose another"):
+        state_pairs(rows, "pairs", max_unreadable=0)
+    with pytest.raises(ValueError, match="no pair to learn from: no rows at all"):
+        state_pairs(rows.slice(0, 0), "pairs", max_unreadable=0)
 
 
 def test_a_label_of_another_kind_is_refused() -> None:
