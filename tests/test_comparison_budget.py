@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,7 @@ def test_seconds_end_a_run_and_iterations_do_not() -> None:
     assert (bought.iterations, bought.budget_seconds) == (MOST_ITERATIONS, 15.0)
 
 
+@hypothesis.settings(deadline=None)
 @given(iterations=st.integers(1, 10_000), share=st.sampled_from([1.0, 0.5, 0.3, 0.1, 1 / 3]))
 def test_a_share_of_a_multiple_of_the_cost_is_not_lost_to_rounding(iterations: int, share: float) -> None:
     settings = miniature_settings(MODEL)

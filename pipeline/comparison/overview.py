@@ -37,7 +37,7 @@ def plan_section(plan: Plan, chosen: Mapping[str, float], results: Sequence[Swee
 def budget_sentence(plan: Plan) -> str:
     """What each run may spend."""
     budget = plan.comparison.budget
-    amount = f"{budget.amount:,g} {in_words(budget)}"
+    amount = f"{budget.amount:,.10g} {in_words(budget)}"
     if budget.unit == "seconds":
         return f"Every run ends with the iteration in which its {amount} of rollouts and learning are spent."
     return f"Every run makes as many whole iterations as {amount} buy."
