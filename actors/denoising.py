@@ -1,6 +1,6 @@
 """What a rollout worker computes: a policy that denoises batches, and the remote scorer it asks meanwhile."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,13 @@ from pipeline.methods import create_method
 from pipeline.policy import Policy
 from pipeline.prompts import SampleBatch
 from pipeline.reward_set import WeightedScorer
+from pipeline.scoring import AsyncScorer
 from pipeline.weighting import Normalisation
 
 Array = NDArray[np.float32]
+
+Probe = Callable[[Policy, AsyncScorer, SampleBatch, int], Awaitable[pa.Table]]
+"""A measurement on a policy and the rewards, of a batch, with the run's seed."""
 
 
 class RemoteScorer:
@@ -98,6 +102,11 @@ class Denoiser(Sampler):
     def load(self, adapter: Array) -> None:
         """Set the adapter, (parameters,) float32, of all later batches."""
         load_flat_adapter(self.policy, adapter)
+
+    async def measure(self, probe: Probe, batch: SampleBatch, normalisation: Normalisation | None) -> pa.Table:
+        """What `probe` finds out about a batch, its rewards being those of rollouts."""
+        scorer = self.scorer if normalisation is None else WeightedScorer(self.scorer, normalisation)
+        return await probe(self.policy, scorer, batch, self.settings.seed)
 
     async def collect(
         self, batch: SampleBatch, policy_version: int, normalisation: Normalisation | None = None

@@ -4,7 +4,7 @@ Whoever holds a handle of an actor imports the module of its class. The fleet an
 so nothing at the top of this module imports it.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,6 +12,9 @@ from actors.drawing import DrawingWorker
 from actors.weights import WeightTicket
 from pipeline.config import RunSettings
 from pipeline.prompts import SampleBatch
+
+if TYPE_CHECKING:
+    from actors.denoising import Probe
 
 
 class RolloutWorker(DrawingWorker):
@@ -35,3 +38,12 @@ class RolloutWorker(DrawingWorker):
         """
         async with self._weights(ticket):
             return await self._sampler.collect(batch, ticket.version, ticket.normalisation)
+
+    async def measure(self, probe: "Probe", batch: SampleBatch, ticket: WeightTicket) -> pa.Table:
+        """Make a measurement on a batch with the ticket's weights; `probe` is sent by name, as a function of a module.
+
+        Raises:
+            RewardError, WeightChecksumError: as `collect`.
+        """
+        async with self._weights(ticket):
+            return await self._sampler.measure(probe, batch, ticket.normalisation)

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import REWARD_TAGS, RunSettings
+from pipeline.config_files import read_config
 from pipeline.prompt_settings import PROMPT_TAGS
 from pipeline.settings import Settings
 
@@ -16,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
-    """Read a YAML file, apply overrides such as "rollout.batch_size=8", and check the result.
+    """Read a YAML file and what it extends, apply overrides such as "rollout.batch_size=8", and check the result.
 
     Raises:
         ValueError: a missing or malformed file, an unknown key (with the nearest known one), or a value out of range.
@@ -25,19 +26,12 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
 
 
 def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The tree of plain values in a YAML file, with overrides applied; nothing is checked yet.
+    """The tree of plain values in a YAML file and what it extends, with overrides applied; nothing is checked yet.
 
     Raises:
         ValueError: a missing or malformed file, or a malformed override.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no configuration file {path}; the project's own are in configs/")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no settings; begin from one of the files in configs/")
+    values = read_config(path)
     for override in overrides:
         apply_override(values, override)
     return values

@@ -26,6 +26,10 @@ A run is described by a YAML file; the project's own are in `configs/`. Every se
 line, `python jobs/align.py --config configs/demo.yaml rollout.batch_size=8 method.guidance=null`, and `--dry-run`
 prints what results, with the arithmetic of the run. Unknown keys are refused.
 
+A file may build on another: `extends: base/sd15.yaml`, relative to the file that says so. Its sections are merged key
+by key over those of the base. A list replaces the base's, and so does a section of another kind (the `name` of a method
+or a reward). The run folder keeps what results, without a trace of the base.
+
 This page is made from `pipeline/config.py` and `pipeline/comparison/settings.py` by `make docs`.
 """
 

@@ -16,7 +16,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from pipeline.rewards.checkpoint_files import find_file, local_file
+
 LORA_NAME = "evaluated"
+
+HUB_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers calls a LoRA on the hub."""
 
 NETWORKS = ("unet", "text_encoder")
 """The networks of a StableDiffusionPipeline that a LoRA may change, and the prefixes of their weights in its file."""
@@ -60,16 +65,10 @@ def read_lora(path: str) -> LoraFile:
     Raises:
         ValueError: nothing is there, it is no safetensors file, or no LoRA.
     """
-    place = Path(path)
-    if not place.exists() and (place.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", path)):
-        raise ValueError(f"there is no adapter {path!r}; give a directory, a .safetensors file or a hub id of a LoRA")
-    if place.is_dir() and not list(place.glob("*.safetensors")):
-        raise ValueError(
-            f"the adapter {path!r} holds no .safetensors file; pickled weights run code, and are not loaded"
-        )
+    place = _place_of(path)
     try:
         tensors, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
-            path, use_safetensors=True, return_lora_metadata=True
+            str(place), use_safetensors=True, return_lora_metadata=True
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"diffusers cannot read the adapter {path!r}: {type(error).__name__}: {error}") from error
@@ -123,6 +122,27 @@ def attach_lora(lora: LoraFile, unet: UNet2DConditionModel, text_encoder: CLIPTe
             raise ValueError(
                 f"{len(names) - held} of {len(names)} weights are for layers that the {prefix} does not have"
             )
+
+
+def _place_of(path: str) -> Path:
+    """Where a LoRA lies on this machine; one of the hub is downloaded if it is not in the cache.
+
+    Raises:
+        ValueError: it is nowhere.
+    """
+    place = Path(path)
+    if place.is_dir() and not list(place.glob("*.safetensors")):
+        raise ValueError(f"the adapter {path!r} has no .safetensors file; pickled weights run code, and are not loaded")
+    if place.exists():
+        return place
+    if place.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise ValueError(f"there is no adapter {path!r}; give a directory, a .safetensors file or a hub id of a LoRA")
+    if find_file(path, (HUB_FILE,)) is None:
+        raise ValueError(
+            f"the adapter {path!r} is no directory, and {HUB_FILE} of it cannot be had from the hub or its cache; "
+            "fetch it where the hub can be reached, by `hf download`, and give the file"
+        )
+    return local_file(path, HUB_FILE)
 
 
 def _with_prefix(

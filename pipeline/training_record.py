@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import RewardSettings, RunSettings, SamplingSettings
+from pipeline.prompt_settings import PromptSource
 
 TRAINING_FILE = "training.json"
 
@@ -32,7 +33,7 @@ class TrainingRecord(BaseModel):
     base_model: str
     sampling: SamplingSettings
     rewards: tuple[TrainedReward, ...]
-    train_prompts: str
+    train_prompts: PromptSource
 
 
 def training_record(settings: RunSettings) -> TrainingRecord:

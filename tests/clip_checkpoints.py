@@ -102,14 +102,14 @@ class OfflineHub:
         self.cache = cache
 
     def add(self, repository: str, *files: Path) -> None:
-        """Put ``files`` where `hf download` puts those of ``repository``."""
+        """Put ``files``, or folders of them, where `hf download` puts those of ``repository``."""
         folder = self.cache / f"models--{repository.replace('/', '--')}"
         snapshot = folder / "snapshots" / COMMIT
         snapshot.mkdir(parents=True, exist_ok=True)
         (folder / "refs").mkdir(exist_ok=True)
         (folder / "refs" / "main").write_text(COMMIT)
         for file in files:
-            shutil.copy(file, snapshot / file.name)
+            (shutil.copytree if file.is_dir() else shutil.copy)(file, snapshot / file.name)
 
 
 def assert_gradient_equals_finite_differences(function, images: Tensor) -> None:

@@ -35,21 +35,12 @@ def write_pipeline(directory: Path, prediction_type: str = "epsilon", seed: int 
         norm_num_groups=4,
         sample_size=16,
     )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=prediction_type,
-    )
     StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(_text_config(tokenizer)),
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=scheduler,
+        scheduler=sd_scheduler(prediction_type),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -71,6 +62,19 @@ def write_clip(directory: Path, seed: int = 1) -> Path:
     tokenizer.save_pretrained(directory)
     CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(directory)
     return directory
+
+
+def sd_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
+    """The schedule of SD v1.5."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
 
 
 def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:

@@ -23,7 +23,7 @@ from pipeline.demo.train_clip import (
     swap_objects,
 )
 from pipeline.demo.train_denoiser import snr_weights
-from pipeline.demo.training import LoopConfig, backward_in_threads, train
+from pipeline.demo.training import LoopConfig, backward_in_threads, fast_precision, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,6 +66,16 @@ def test_a_continued_loop_ends_with_the_same_weights(tmp_path: Path) -> None:
     continued, whole = run(tmp_path / "a.pt", None), run(tmp_path / "b.pt", None)
     for one, other in zip(continued.parameters(), whole.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("instructions", [set(), {"avx512_bf16"}, {"amx_bf16"}])
+def test_bfloat16_is_used_only_where_the_processor_multiplies_it(
+    instructions: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True) | {"avx2": True})
+    with fast_precision(torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if instructions else torch.float32)
 
 
 def test_one_attribute_changes_and_is_no_longer_right() -> None:

@@ -60,5 +60,8 @@ def test_the_results_of_a_shipped_configuration_are_of_that_configuration(name: 
     [path for path in sorted((REPOSITORY / "configs").glob("*.yaml")) if not path.stem.startswith("compare_")],
     ids=lambda path: path.stem,
 )
-def test_every_shipped_configuration_holds(path: Path) -> None:
-    assert load_settings(path).iterations > 0
+def test_every_shipped_configuration_is_on_the_page_about_recipes(path: Path) -> None:
+    settings = load_settings(path)
+    held_out = " and ".join(f"`{reward.name}`" for reward in settings.evaluation.rewards)
+    row = f"| `{path.name}` | {settings.method.title} | `{settings.reward_title}` | {held_out} |"
+    assert row in (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")

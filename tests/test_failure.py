@@ -6,7 +6,7 @@ from actors.failure import explain_failure, root_cause
 
 
 def task_error(cause: Exception) -> RayTaskError:
-    return RayTaskError("evaluate", "a traceback", cause, ray_process_title="a worker", pid=1, ip="-")
+    return RayTaskError("evaluate", "a traceback", cause, proctitle="a worker", pid=1, ip="-")
 
 
 def test_the_cause_of_a_remote_error_is_found_under_its_layers() -> None:

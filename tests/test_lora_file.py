@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from hub_cache import go_offline, put
 from loras import trained_unet, write_bare_lora, write_diffusers_lora, write_kohya_lora, write_peft_lora
 from miniature import write_clip
 from safetensors.torch import load_file, save_file
@@ -14,7 +15,7 @@ from settings import miniature_settings
 from stock_pipeline import PROMPTS, SEED, stock_latents
 
 from pipeline.generation import evaluation_batch, generate_latents, generate_with_drift
-from pipeline.lora_file import LoraFile, read_lora
+from pipeline.lora_file import HUB_FILE, LoraFile, read_lora
 from pipeline.lora_policy import LoraPolicy, check_lora_fits
 
 pytest_plugins = ["model_fixtures"]
@@ -148,7 +149,7 @@ def test_networks_that_the_pipeline_does_not_have_are_named(tmp_path: Path) -> N
     ("prepare", "message"),
     [
         (lambda path: path, "there is no adapter"),
-        (lambda path: path.mkdir() or path, "holds no .safetensors file"),
+        (lambda path: path.mkdir() or path, "has no .safetensors file"),
         (lambda path: path.write_bytes(b"no weights") and path, "diffusers cannot read the adapter"),
         (lambda path: write_clip(path), "is no LoRA: it holds logit_scale"),
     ],
@@ -157,6 +158,16 @@ def test_networks_that_the_pipeline_does_not_have_are_named(tmp_path: Path) -> N
 def test_what_is_no_lora_is_refused(prepare: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         read_lora(str(prepare(tmp_path / "style.safetensors")))
+
+
+def test_a_lora_of_the_hub_is_taken_from_its_cache(
+    miniature_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_offline(monkeypatch, tmp_path / "cache")
+    put(tmp_path / "cache", "someone/style", write_diffusers_lora(miniature_model, tmp_path / "style") / HUB_FILE)
+    assert len(read_lora("someone/style").tensors) > 0
+    with pytest.raises(ValueError, match=r"'someone/else' is no directory, and .* cannot be had from the hub or"):
+        read_lora("someone/else")
 
 
 def test_a_whole_unet_is_no_lora(miniature_model: Path) -> None:

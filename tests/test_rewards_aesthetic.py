@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from aesthetic_head import published_head
 from clip_checkpoints import (
     EMBEDDING,
     SIDE,
@@ -17,7 +17,7 @@ from clip_checkpoints import (
     write_clip,
 )
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -28,25 +28,6 @@ from pipeline.rewards.affine_head import AffineHead
 
 CPU = torch.device("cpu")
 SMALL = (EMBEDDING, 16, 8, 4, 2, 1)
-
-
-class PublishedHead(nn.Module):
-    """The published network as it was trained: linear layers and dropouts, no activations; names `layers.N`."""
-
-    def __init__(self, widths: tuple[int, ...] = (768, 1024, 128, 64, 16, 1)) -> None:
-        super().__init__()
-        linear = [nn.Linear(inner, outer) for inner, outer in pairwise(widths)]
-        self.layers = nn.Sequential(
-            linear[0], nn.Dropout(0.2), linear[1], nn.Dropout(0.2), linear[2], nn.Dropout(0.1), linear[3], linear[4]
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features).squeeze(-1)
-
-
-def published_head(widths: tuple[int, ...]) -> PublishedHead:
-    torch.manual_seed(4)
-    return PublishedHead(widths).eval()
 
 
 @pytest.fixture(scope="module")

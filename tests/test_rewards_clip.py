@@ -113,7 +113,8 @@ def test_half_precision_towers_return_float32_scores(reward: ClipReward, checkpo
     half = ClipReward.load(str(checkpoint), CPU, torch.bfloat16)
     images = smooth_images(2, SIDE, SIDE)
     scores = half.score(images, PROMPTS[:2])
-    assert half.model.dtype == torch.bfloat16
+    assert half.model.vision_model.dtype == half.model.text_model.dtype == torch.bfloat16
+    assert torch.equal(half.factor(), reward.factor())  # rounded, it would shift every score by up to 1 %
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, reward.score(images, PROMPTS[:2]), rtol=0.05, atol=0.05)
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from pipeline.comparison.plan import Plan, PlannedRun
 from pipeline.comparison.settings import ComparisonSettings
 from pipeline.config_loading import dump_settings, load_settings, parse_as, read_values
@@ -23,7 +25,8 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonSett
 def open_folder(plan: Plan) -> None:
     """Make the comparison's folder, with copies of all that it was described by."""
     base = plan.folder / BASE_FILE
-    write_text(base, Path(plan.comparison.base).read_text(encoding="utf-8"))
+    values = read_values(Path(plan.comparison.base))
+    write_text(base, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     copy = plan.comparison.model_copy(update={"base": str(base)})
     # Last, because a folder that has it can be resumed.
     write_text(plan.folder / COMPARISON_FILE, dump_settings(copy))

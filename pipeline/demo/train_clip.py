@@ -19,7 +19,7 @@ from pipeline.demo.degrade import add_coarse_noise, add_noise, blend_with_others
 from pipeline.demo.grammar import ATTRIBUTE_VALUES, UNSTATED
 from pipeline.demo.renderer import draw_scenes, random_attributes
 from pipeline.demo.train_judge import classification_loss
-from pipeline.demo.training import LoopConfig, train
+from pipeline.demo.training import LoopConfig, fast_precision, train
 
 FAMILY = 4
 READING_WEIGHT = 0.2
@@ -146,7 +146,7 @@ def train_clip(
         stated = leave_open(rows, generator)
         tokens = tokenizer(describe(stated, generator), padding=True, return_tensors="pt").to(device)
         images = augment(draw_scenes(rows, generator).to(device), generator)
-        with torch.autocast(device.type, torch.bfloat16):
+        with fast_precision(device):
             similarity, read = model(tokens, normalise(images))
         with torch.no_grad():
             model.clip.logit_scale.clamp_(max=_LARGEST_LOGIT_SCALE)

@@ -13,7 +13,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from pipeline.demo import architectures
 from pipeline.demo.captions import describe, leave_open
 from pipeline.demo.renderer import draw_scenes, random_attributes
-from pipeline.demo.training import LoopConfig, backward_in_threads, save_atomically, train
+from pipeline.demo.training import (
+    LoopConfig,
+    backward_in_threads,
+    fast_precision,
+    multiplies_bfloat16,
+    save_atomically,
+    train,
+)
 
 EMPTY_PROMPT_SHARE = 0.1
 LARGEST_SNR = 5.0
@@ -93,9 +100,10 @@ def train_denoiser(
     """
     torch.manual_seed(config.seed)
     denoiser = build_denoiser(tokenizer).to(device)
-    # Twice as fast as fused attention for so few and narrow heads, in bfloat16 on a CPU.
-    denoiser.text_encoder.set_attn_implementation("eager")
-    denoiser.unet.set_attn_processor(AttnProcessor())
+    if multiplies_bfloat16(device):
+        # In bfloat16 twice as fast as fused attention for so few and narrow heads; in float32 it is slower.
+        denoiser.text_encoder.set_attn_implementation("eager")
+        denoiser.unet.set_attn_processor(AttnProcessor())
     scheduler = DDIMScheduler(**architectures.SCHEDULER)
     weights = snr_weights(scheduler.alphas_cumprod)
     cache = checkpoint.with_name("latents.pt")
@@ -115,7 +123,7 @@ def train_denoiser(
         noise, weight, timesteps = noise.to(device), weights[timesteps].to(device), timesteps.to(device)
 
         def loss_of(part: slice) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16):
+            with fast_precision(device):
                 predicted = model(noised[part], timesteps[part], tokens[part])
             errors = F.mse_loss(predicted.float(), noise[part], reduction="none").mean(dim=(1, 2, 3))
             return (weight[part] * errors).mean()

@@ -11,7 +11,7 @@ from pipeline.demo.degrade import add_noise, blur, jitter_colours, on_some
 from pipeline.demo.grammar import UNSTATED
 from pipeline.demo.judge import JudgeModel
 from pipeline.demo.renderer import draw_scenes, random_attributes
-from pipeline.demo.training import LoopConfig, train
+from pipeline.demo.training import LoopConfig, fast_precision, train
 
 
 def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -45,7 +45,7 @@ def train_judge(
         attributes = random_attributes(batch_size, 0.25, generator)
         images = _augment(draw_scenes(attributes, generator).to(device), generator)
         attributes = attributes.to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with fast_precision(device):
             logits = [logit.float() for logit in model(images)]
         correct = (torch.stack([logit.argmax(1) for logit in logits], 1) == attributes) | (attributes == UNSTATED)
         loss = classification_loss(logits, attributes)

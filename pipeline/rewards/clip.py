@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from pipeline.rewards.clip_preprocessing import Preprocessing, load_preprocessin
 
 CACHED_PROMPTS = 65_536
 """Text embeddings kept, about 4 kB each; beyond that the least recently used one is computed again."""
+
+ClipLike = TypeVar("ClipLike", bound=CLIPModel)
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -132,7 +134,7 @@ class ClipReward(Reward):
 
     def factor(self) -> Tensor | float:
         """What multiplies the cosine, in float32 or better."""
-        return self.model.logit_scale.to(torch.promote_types(self.model.dtype, torch.float32)).exp()
+        return self.model.logit_scale.exp()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score ``images`` (B, 3, H, W) in [0, 1] against ``prompts`` (B). Returns (B,) float32, differentiable."""
@@ -146,8 +148,8 @@ class ClipReward(Reward):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Unit image embeddings (B, D) of ``images`` (B, 3, H, W) in [0, 1], in float32 or better; differentiable."""
-        pixel_values = self.preprocessing(images.to(self.model.device))
-        features = self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype)).pooler_output
+        pixel_values = self.preprocessing(images.to(self.model.device)).to(self.model.vision_model.dtype)
+        features = self.model.get_image_features(pixel_values=pixel_values).pooler_output
         return unit_vectors(features)
 
     @torch.no_grad()
@@ -189,10 +191,22 @@ def load_clip_model(source: str, dtype: torch.dtype) -> CLIPModel:
     Raises:
         ValueError: a weight is missing; transformers would make it up, and only warn.
     """
-    model, report = CLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    wide = torch.promote_types(dtype, torch.float32)
+    model, report = CLIPModel.from_pretrained(source, dtype=wide, output_loading_info=True)
     absent = sorted(report["missing_keys"])
     if absent:
         raise ValueError(f"{source!r} lacks {len(absent)} weights of its model, among them {', '.join(absent[:3])}")
+    return in_precision(model, dtype)
+
+
+def in_precision(model: ClipLike, dtype: torch.dtype) -> ClipLike:
+    """Move ``model``, which is in float32 or better, to ``dtype``, all but its logit scale.
+
+    The scale's exponential would turn the rounding of bfloat16 into 1 % of every score.
+    """
+    logit_scale = model.logit_scale.data
+    model.to(dtype)
+    model.logit_scale.data = logit_scale
     return model
 
 

@@ -15,7 +15,7 @@ from transformers import CLIPConfig
 
 from pipeline.rewards.base import StepAwareReward
 from pipeline.rewards.checkpoint_files import local_file, read_state_dict
-from pipeline.rewards.clip import ClipReward, load_tokenizer, unit_vectors
+from pipeline.rewards.clip import ClipReward, in_precision, load_tokenizer, unit_vectors
 from pipeline.rewards.clip_preprocessing import ClipPreprocessing, load_preprocessing
 from pipeline.rewards.published_files import load_exactly, place_of, require_weights
 from pipeline.rewards.step_aware_clip import StepAwareClip
@@ -122,8 +122,4 @@ def load_model(config: CLIPConfig, weights: Path, dtype: torch.dtype) -> StepAwa
     with init_empty_weights(include_buffers=False):
         model = StepAwareClip(config)
     load_exactly(model, tensors, weights)
-    logit_scale = model.logit_scale.data
-    model.to(dtype)
-    # Its exponential would turn the rounding of bfloat16 into 1 % of every score.
-    model.logit_scale.data = logit_scale.to(torch.promote_types(dtype, torch.float32))
-    return model
+    return in_precision(model.to(torch.promote_types(dtype, torch.float32)), dtype)

@@ -1,0 +1,110 @@
+"""Every file in configs/ passes a dry run, and every recipe for Stable Diffusion v1.5 runs on its miniature."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from clip_checkpoints import OfflineHub
+from in_process import load_policy, roll_out
+from sd15_hub import fill_hub
+from sd15_miniature import miniature_components, published_components
+
+from jobs.align import main
+from pipeline.adapter import flatten_adapter
+from pipeline.config_loading import load_settings
+from pipeline.learning import Learner
+from pipeline.prompts import ANIMALS
+from pipeline.reward_models import RewardModels
+from pipeline.scoring import InProcessScorer
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+RECIPES = [path for path in CONFIGS if path.stem.startswith("sd15_")]
+REWARDS = ("compressibility", "aesthetic", "image_reward", "hpsv2", "pickscore")
+
+# The numbers of a recipe that a test cannot afford; all others are the recipe's own.
+SMALL = (
+    "model.dtype=float32",
+    "iterations=1",
+    "sampling.num_steps=4",
+    "method.trained_steps=[4,3,2]",
+    "rollout.trajectories=2",
+    "rollout.batch_size=2",
+    "learner.minibatch_size=6",
+    "learner.micro_batch_size=6",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The hub ids of the recipes lead to small checkpoints."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        fill_hub(OfflineHub(monkeypatch, tmp_path_factory.mktemp("hub")), tmp_path_factory.mktemp("checkpoints"))
+        yield
+
+
+def test_there_is_a_recipe_for_every_reward_and_a_guided_one_for_those_with_a_gradient() -> None:
+    names = {f"sd15_{reward}" for reward in REWARDS} | {f"sd15_{reward}_guided" for reward in REWARDS[1:]}
+    assert {path.stem for path in RECIPES} == names
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_has_the_settings_of_the_paper(path: Path) -> None:
+    settings = load_settings(path)
+    method, guidance = settings.method, settings.method.guidance
+    assert settings.name == path.stem.replace("_", "-")
+    assert (settings.iterations * settings.rollout.trajectories, settings.evaluation.images) == (10_000, 5 * 45)
+    assert (settings.sampling.num_steps, settings.sampling.eta, settings.sampling.guidance_scale) == (20, 1.0, 5.0)
+    assert (method.trained_steps, method.beta, method.reduction) == ((20, 16, 12, 8, 4), 0.1, "mean")
+    assert (settings.lora.rank, settings.learning_rate, settings.model.dtype) == (4, 3e-5, "float16")
+    assert (guidance is not None) == path.stem.endswith("_guided")
+    assert guidance is None or (guidance.eta_min, guidance.eta_max, guidance.delta) == (0.1, 0.2, 0.5)
+    assert settings.prompts.train == settings.prompts.held_out == "animals"
+    held_out = {reward.name for reward in settings.evaluation.rewards}
+    assert held_out and held_out.isdisjoint({reward.name for reward in settings.rewards})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_passes_a_dry_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.chdir(REPOSITORY)
+    main(["--config", str(path), "--dry-run"])
+    plan = yaml.safe_load(capsys.readouterr().out)
+    arithmetic = plan.pop("arithmetic")
+    assert "extends" not in plan
+    assert arithmetic["total_trajectories"] == plan["iterations"] * plan["rollout"]["trajectories"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_runs_on_the_miniature_and_its_held_out_rewards_score(path: Path) -> None:
+    settings = load_settings(path, SMALL)
+    policy, models = load_policy(settings), RewardModels(settings)
+    before = flatten_adapter(policy)
+    # Nothing is published within an iteration, so one policy can both roll out and learn.
+    records = roll_out(policy, InProcessScorer(models.scorer), settings, iteration=0)
+    Learner(policy, settings).learn(records, iteration=0)
+    after = flatten_adapter(policy)
+    assert len(records) == settings.records_per_iteration
+    assert np.isfinite(after).all() and not np.array_equal(before, after)
+
+    latents, rewards = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), settings.evaluation.rewards
+    scores, images = models.evaluate(latents, ANIMALS[:2], rewards)
+    assert scores.shape == (len(rewards), 2) and scores.isfinite().all()
+    assert images.shape == (2, 64, 64, 3)
+
+
+def test_the_miniature_has_the_names_of_the_published_model_and_the_published_one_its_size() -> None:
+    with torch.device("meta"):
+        published, small = published_components(), miniature_components()
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in published]
+    assert sizes == [859_520_964, 83_653_863, 123_060_480]
+    for full, tiny in zip(published, small, strict=True):
+        assert full.state_dict().keys() == tiny.state_dict().keys()
+        assert full.dtype == tiny.dtype == torch.float32
