@@ -14,7 +14,7 @@ from actors.evaluation import evaluate
 from actors.failure import explain_failure
 from actors.inputs import RunInputs
 from actors.training import train
-from actors.weights import load_weights
+from actors.weights import WeightTicket, load_weights
 from pipeline.adapter import export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
 from pipeline.config import RunSettings
@@ -26,7 +26,7 @@ from pipeline.model_card import adapter_card
 from pipeline.policy import Policy
 from pipeline.progress import ProgressReporter
 from pipeline.report.evaluation_file import EVALUATION_FILE
-from pipeline.run_folder import write_json, write_text
+from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
 from pipeline.training_record import training_record
 
 NO_EVALUATION = "None was made (evaluation.images=0)."
@@ -49,21 +49,20 @@ def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporte
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
             result = train(settings, inputs, crew, run_directory)
         trained = time.monotonic()
-        evaluation = (
-            _evaluate(settings, inputs.prompts.held_out, crew, run_directory) if settings.evaluation.images else None
-        )
-        _export(settings, crew, result, evaluation, run_directory)
+        ticket, held_out = ray.get(crew.store.current.remote()), inputs.prompts.held_out
+        evaluation = _evaluate(settings, held_out, crew, ticket, run_directory) if settings.evaluation.images else None
+        _export(settings, ticket, result, evaluation, run_directory)
         summary = {
             "name": settings.name,
-            "iterations": settings.iterations,
-            "trajectories": settings.iterations * settings.rollout.trajectories,
-            "policy_version": settings.iterations,
+            "iterations": ticket.iteration,
+            "trajectories": ticket.iteration * settings.rollout.trajectories,
+            "policy_version": ticket.version,
             "train_seconds": trained - started,
             "evaluation_seconds": time.monotonic() - trained,
-            "last_iteration": ray.get(crew.journal.since.remote(settings.iterations - 1))[-1],
+            "last_iteration": ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1],
             "evaluation": evaluation.rewards_as_json() if evaluation else None,
         }
-        write_json(run_directory / "summary.json", summary)
+        write_json(run_directory / SUMMARY_FILE, summary)
         return summary
     except (RayError, TrainingFailedError, RuntimeError) as error:
         raise explain_failure(error, crew.journal) from error
@@ -71,8 +70,9 @@ def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporte
         crew.dismiss()
 
 
-def _evaluate(settings: RunSettings, prompts: list[str], crew: Crew, run_directory: Path) -> Evaluation:
-    ticket = ray.get(crew.store.current.remote())
+def _evaluate(
+    settings: RunSettings, prompts: list[str], crew: Crew, ticket: WeightTicket, run_directory: Path
+) -> Evaluation:
     evaluation = asyncio.run(evaluate(settings, prompts, crew.rollout_fleet, crew.reward_fleet, ticket))
     save_png(most_changed_picture(evaluation), run_directory / "before_after.png")
     write_json(run_directory / EVALUATION_FILE, evaluation.as_json())
@@ -81,14 +81,14 @@ def _evaluate(settings: RunSettings, prompts: list[str], crew: Crew, run_directo
 
 
 def _export(
-    settings: RunSettings, crew: Crew, result: Result, evaluation: Evaluation | None, run_directory: Path
+    settings: RunSettings, ticket: WeightTicket, result: Result, evaluation: Evaluation | None, run_directory: Path
 ) -> None:
     """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them."""
     on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
     policy = Policy.load(on_cpu, settings.lora, settings.sampling, settings.seed)
     record = training_record(settings)
-    card = adapter_card(settings, settings.iterations, evaluation_text(evaluation) if evaluation else NO_EVALUATION)
-    load_flat_adapter(policy, load_weights(ray.get(crew.store.current.remote())))
+    card = adapter_card(settings, ticket.version, evaluation_text(evaluation) if evaluation else NO_EVALUATION)
+    load_flat_adapter(policy, load_weights(ticket))
     export_adapter(policy, run_directory / "adapter", card, record)
     if settings.learner.ema_decay is not None:
         assert result.checkpoint is not None, "the last iteration has a checkpoint"

@@ -65,9 +65,12 @@ def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
 
 def worker_requests(settings: RunSettings) -> list[WorkerRequest]:
     """The least that must fit on the cluster at once."""
-    pools = {"reward_actors": settings.reward_actors, "rollout": settings.rollout}
-    requests = [WorkerRequest(role, pool.min_workers, resources_of(pool)) for role, pool in pools.items()]
-    return [*requests, WorkerRequest("learner", settings.learner.num_workers, resources_of(settings.learner))]
+    return _requests(settings, settings.reward_actors.min_workers, settings.rollout.min_workers)
+
+
+def most_worker_requests(settings: RunSettings) -> list[WorkerRequest]:
+    """All workers that the run will ever ask for."""
+    return _requests(settings, settings.reward_actors.max_workers, settings.rollout.max_workers)
 
 
 def cpus_of_all_workers(settings: RunSettings) -> float:
@@ -75,6 +78,14 @@ def cpus_of_all_workers(settings: RunSettings) -> float:
     pools = settings.reward_actors.max_workers * settings.reward_actors.num_cpus
     pools += settings.rollout.max_workers * settings.rollout.num_cpus
     return pools + settings.learner.num_workers * settings.learner.num_cpus
+
+
+def _requests(settings: RunSettings, reward_actors: int, rollout_workers: int) -> list[WorkerRequest]:
+    return [
+        WorkerRequest("reward_actors", reward_actors, resources_of(settings.reward_actors)),
+        WorkerRequest("rollout", rollout_workers, resources_of(settings.rollout)),
+        WorkerRequest("learner", settings.learner.num_workers, resources_of(settings.learner)),
+    ]
 
 
 def start_pool(

@@ -1,12 +1,17 @@
 """Why a run ended early, for a person to read: the one cause under the layers that Ray wraps around it."""
 
+import traceback
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
+from pipeline.run_folder import write_text
+
 LONGEST_REASON_LINES = 20
+ERROR_FILE = "error.log"
 
 
 class RunFailedError(RuntimeError):
@@ -22,6 +27,12 @@ def explain_failure(error: BaseException, journal: Any) -> RunFailedError:
     noted: list[str] = ray.get(journal.noted_failures.remote()) if isinstance(error, TrainingFailedError) else []
     cause = root_cause(error)
     return RunFailedError(_shorten(noted[0] if noted else f"{type(cause).__name__}: {cause}"))
+
+
+def note_failure(error: RunFailedError, run_directory: Path) -> Path:
+    """Keep every detail of a failure in the run's folder; return the file."""
+    write_text(run_directory / ERROR_FILE, "".join(traceback.format_exception(error)))
+    return run_directory / ERROR_FILE
 
 
 def root_cause(error: BaseException) -> BaseException:

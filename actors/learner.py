@@ -24,32 +24,35 @@ from pipeline.policy import Policy
 def train_loop(config: TrainLoopConfig) -> None:
     """What each Ray Train worker runs.
 
-    Iteration i rolls out with policy version i; version `iterations` is the result. The dataset is executed afresh in
-    every iteration, when all workers have asked for it, which worker 0 does only after publishing the weights.
+    Iteration i rolls out with policy version i; the version after the last is the result. The dataset is executed
+    afresh in every iteration, when all workers have asked for it, which worker 0 does only after publishing.
     """
     settings = config.settings
     torch.set_num_threads(settings.learner.threads)
     learner = Learner(Policy.load(settings.model, settings.lora, settings.sampling, settings.seed), settings)
-    first = _restore(learner)
+    position = _restore(learner)
     leads = ray.train.get_context().get_world_rank() == 0
     if leads:
-        ray.get(config.journal.begin.remote(first))
+        ray.get(config.journal.begin.remote(position.next_iteration))
         # Now that the learner has its place, workers beyond the minimum may take what is left.
         ray.get([fleet.grow.remote() for fleet in (config.reward_fleet, config.rollout_fleet)])
-    for iteration in range(first, settings.iterations):
+    while not settings.is_over(position.next_iteration, position.seconds):
         if leads:
-            _publish(config, learner, iteration)
-        metrics = _iterate(config, learner, iteration)
+            _publish(config, learner, position)
+        metrics = _iterate(config, learner, position)
+        position = Position(position.next_iteration + 1, position.policy_version + 1, metrics["seconds_spent"])
         if leads:
             ray.get(config.journal.record.remote(metrics))
-        if (iteration + 1) % settings.checkpoint.every == 0 or iteration + 1 == settings.iterations:
-            _report(learner, Position(iteration + 1, iteration + 1), metrics, leads)
+        over = settings.is_over(position.next_iteration, position.seconds)
+        if over or position.next_iteration % settings.checkpoint.every == 0:
+            _report(learner, position, metrics, leads)
     if leads:
-        _publish(config, learner, settings.iterations)
+        _publish(config, learner, position)
 
 
-def _iterate(config: TrainLoopConfig, learner: Learner, iteration: int) -> dict[str, Any]:
+def _iterate(config: TrainLoopConfig, learner: Learner, position: Position) -> dict[str, Any]:
     """Roll out and learn; the metrics are those of all workers together."""
+    iteration = position.next_iteration
     started = time.monotonic()
     table = _fetch_records()
     fetched = time.monotonic()
@@ -59,14 +62,16 @@ def _iterate(config: TrainLoopConfig, learner: Learner, iteration: int) -> dict[
         ray.get(config.journal.save_records.remote(iteration, rank, table))
     adapter_hash = common_hash(learner)
     finished = time.monotonic()
+    seconds = common_seconds(finished - started)
     return {
         "iteration": iteration,
-        "policy_version": iteration,
+        "policy_version": position.policy_version,
         **metrics,
         "adapter_sha256": adapter_hash,
         "rollout_seconds": fetched - started,
         "learn_seconds": finished - fetched,
-        "seconds": finished - started,
+        "seconds": seconds,
+        "seconds_spent": position.seconds + seconds,
         "time": time.time(),
     }
 
@@ -78,12 +83,12 @@ def _fetch_records() -> pa.Table:
     return pa.concat_tables(blocks)
 
 
-def _publish(config: TrainLoopConfig, learner: Learner, version: int) -> None:
-    """Make the adapter the current policy of the iteration of that number; draw the sample grid if it is due."""
-    settings = config.settings
+def _publish(config: TrainLoopConfig, learner: Learner, position: Position) -> None:
+    """Make the adapter the current policy of the iteration that comes next; draw the sample grid if it is due."""
+    settings, version = config.settings, position.policy_version
     adapter, normalisation = flatten_adapter(learner.policy), learner.normaliser.current
-    ray.get(config.store.publish.remote(version, version, adapter, normalisation))
-    if version % settings.samples.every == 0 or version == settings.iterations:
+    ray.get(config.store.publish.remote(version, position.next_iteration, adapter, normalisation))
+    if version % settings.samples.every == 0 or settings.is_over(position.next_iteration, position.seconds):
         ticket = ray.get(config.store.current.remote())
         images = asyncio.run(
             draw_images(
@@ -114,13 +119,22 @@ def common_hash(learner: Learner) -> str:
     return own
 
 
-def _restore(learner: Learner) -> int:
-    """Continue from Ray Train's latest checkpoint if there is one; return the iteration that comes next."""
+def common_seconds(own: float) -> float:
+    """The seconds of the slowest worker: all must agree on whether a budget of time is spent."""
+    if not dist.is_initialized():
+        return own
+    longest = torch.tensor(own, dtype=torch.float64)
+    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+    return float(longest)
+
+
+def _restore(learner: Learner) -> Position:
+    """Continue from Ray Train's latest checkpoint if there is one; return where that stands."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return 0
+        return Position(0, 0)
     with checkpoint.as_directory() as directory:
-        return load_checkpoint(learner, Path(directory)).next_iteration
+        return load_checkpoint(learner, Path(directory))
 
 
 def _report(learner: Learner, position: Position, metrics: dict[str, Any], leads: bool) -> None:

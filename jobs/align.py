@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import logging
 import sys
-import traceback
 from pathlib import Path
 
 import yaml
@@ -12,9 +11,7 @@ import yaml
 from jobs.quiet import be_quiet
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, load_settings
-
-CONFIG_FILE = "config.yaml"
-ERROR_FILE = "error.log"
+from pipeline.run_folder import CONFIG_FILE
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -42,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.dry_run:
             print_plan(settings)
         else:
-            run(settings, run_directory, resumes=options.resume is not None)
+            run(settings, run_directory)
     except ValueError as error:
         sys.exit(f"error: {error}")
 
@@ -83,7 +80,7 @@ def print_plan(settings: RunSettings) -> None:
     print(yaml.safe_dump({"arithmetic": dataclasses.asdict(run_arithmetic(settings))}, sort_keys=False), end="")
 
 
-def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
+def run(settings: RunSettings, run_directory: Path) -> None:
     """Check everything, then align.
 
     Raises:
@@ -93,44 +90,41 @@ def run(settings: RunSettings, run_directory: Path, resumes: bool) -> None:
     from actors.alignment import align
     from actors.cluster import connect, disconnect
     from actors.crew import check_room, cpus_of_all_workers
-    from actors.failure import RunFailedError
+    from actors.failure import RunFailedError, note_failure
     from actors.inputs import inputs_of_run, save_inputs
-    from pipeline.environment import describe_environment
     from pipeline.preflight import check_run, own_modules, warn_of_long_prompts
     from pipeline.progress import ProgressReporter
     from pipeline.report.writing import write_report
-    from pipeline.reward_roles import reward_line, reward_roles
-    from pipeline.run_folder import write_json, write_text
+    from pipeline.reward_roles import reward_line
+    from pipeline.run_description import describe_run
 
     truncated = check_run(settings)
     cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
     try:
         check_room(settings)
         inputs = inputs_of_run(settings, run_directory)
-        if not resumes:
-            write_text(run_directory / CONFIG_FILE, dump_settings(settings))
-        save_inputs(inputs, settings, run_directory)
         if settings.prompts.columns:
             prompts = [*inputs.prompts.train, *inputs.prompts.held_out]
             truncated = warn_of_long_prompts(settings.model.path, prompts)
-        environment = describe_environment() | {
+        circumstances = {
             "cluster": dataclasses.asdict(cluster),
             "command": sys.argv,
             "truncated_prompts": truncated,
         }
-        write_json(run_directory / "environment.json", environment)
+        describe_run(settings, run_directory, circumstances)
+        save_inputs(inputs, settings, run_directory)
         print(f"{settings.name}: Ray {cluster.mode}, results in {run_directory}", flush=True)
         if len(settings.rewards) > 1:
-            write_json(run_directory / "rewards.json", reward_roles(settings))
             print(reward_line(settings), flush=True)
-        summary = align(settings, inputs, run_directory, ProgressReporter(settings.iterations))
+        reporter = ProgressReporter(settings.iterations, budget_seconds=settings.budget_seconds)
+        summary = align(settings, inputs, run_directory, reporter)
         print_summary(summary, run_directory, write_report([run_directory], run_directory))
     except RunFailedError as error:
-        write_text(run_directory / ERROR_FILE, "".join(traceback.format_exception(error)))
+        details = note_failure(error, run_directory)
         sys.exit(
             f"error: {error}\n"
             f"All that was done is kept; when the cause is gone, continue with --resume {run_directory}\n"
-            f"Details: {run_directory / ERROR_FILE}; logs of every process: {cluster.log_directory}"
+            f"Details: {details}; logs of every process: {cluster.log_directory}"
         )
     finally:
         disconnect(cluster)

@@ -17,10 +17,17 @@ METHOD_FILE = "method.json"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: the next iteration to roll out, and how many times weights were published."""
+    """Where a run stands.
+
+    Attributes:
+        next_iteration: the next one to roll out.
+        policy_version: how many times weights were published.
+        seconds: what the iterations before took, rollouts and learning alone.
+    """
 
     next_iteration: int
     policy_version: int
+    seconds: float = 0.0
 
 
 def save_checkpoint(learner: Learner, position: Position, directory: Path) -> None:

@@ -229,6 +229,9 @@ class RunSettings(Settings):
     """Every random number of the run follows from this one."""
     iterations: PositiveInt = 100
     """How often to roll out, learn and publish."""
+    budget_seconds: PositiveFloat | None = None
+    """Stop after the iteration in which this many seconds of rollouts and learning are spent; `iterations` is then the
+    most. No limit by default."""
     model: ModelSettings
     lora: LoraSettings = LoraSettings()
     sampling: SamplingSettings = SamplingSettings()
@@ -305,6 +308,10 @@ class RunSettings(Settings):
                 f"learner.minibatch_size={self.learner.minibatch_size} does not divide; change one of them"
             )
         return self
+
+    def is_over(self, iterations: int, seconds: float) -> bool:
+        """Whether a run makes no more after so many iterations, which took so many seconds."""
+        return iterations >= self.iterations or (self.budget_seconds is not None and seconds >= self.budget_seconds)
 
     @property
     def rewards(self) -> tuple[WeightedRewardSettings, ...]:

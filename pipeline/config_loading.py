@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config import REWARD_TAGS, RunSettings
 from pipeline.config_files import read_config
 from pipeline.prompt_settings import PROMPT_TAGS
+from pipeline.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -21,14 +22,23 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
     Raises:
         ValueError: a missing or malformed file, an unknown key (with the nearest known one), or a value out of range.
     """
+    return parse_settings(read_values(path, overrides))
+
+
+def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The tree of plain values in a YAML file and what it extends, with overrides applied; nothing is checked yet.
+
+    Raises:
+        ValueError: a missing or malformed file, or a malformed override.
+    """
     values = read_config(path)
     for override in overrides:
         apply_override(values, override)
-    return parse_settings(values)
+    return values
 
 
 def parse_settings(values: dict[str, Any]) -> RunSettings:
-    """Check a tree of plain values.
+    """Check a tree of plain values as those of a run.
 
     Raises:
         ValueError: as `load_settings`; every fault is listed, a line each.
@@ -49,7 +59,7 @@ def parse_as(model: type[Model], values: dict[str, Any]) -> Model:
         raise ValueError("\n".join(faults)) from None
 
 
-def dump_settings(settings: RunSettings) -> str:
+def dump_settings(settings: Settings) -> str:
     """The resolved configuration as YAML; `load_settings` reads it back unchanged."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 

@@ -8,6 +8,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from pipeline.comparison.settings import (
+    BudgetSettings,
+    ComparisonSettings,
+    FinalEvaluationSettings,
+    RewardChoice,
+    SweepSettings,
+    VariantSettings,
+)
 from pipeline.config import RunSettings
 from pipeline.config_loading import sections_of
 from pipeline.settings import Settings
@@ -22,13 +30,32 @@ A file may build on another: `extends: base/sd15.yaml`, relative to the file tha
 by key over those of the base. A list replaces the base's, and so does a section of another kind (the `name` of a method
 or a reward). The run folder keeps what results, without a trace of the base.
 
-This page is made from `pipeline/config.py` by `make docs`.
+This page is made from `pipeline/config.py` and `pipeline/comparison/settings.py` by `make docs`.
 """
+
+
+COMPARISON_INTRODUCTION = """
+# Configuration of a comparison
+
+[compare.md](compare.md) describes the file that `jobs/compare.py` takes. `variants` and `rewards` are lists of the
+sections of that name.
+"""
+
+COMPARISON_SECTIONS: dict[str, type[BaseModel]] = {
+    "The comparison": ComparisonSettings,
+    "`variants`": VariantSettings,
+    "`rewards`": RewardChoice,
+    "`budget`": BudgetSettings,
+    "`sweep`": SweepSettings,
+    "`evaluation` of a comparison": FinalEvaluationSettings,
+}
 
 
 def configuration_page() -> str:
     """The page, in Markdown: a table per section."""
-    return INTRODUCTION + "".join(_section(model, title) for title, model in _sections(RunSettings, ""))
+    run = "".join(_section(model, title) for title, model in _sections(RunSettings, ""))
+    comparison = "".join(_section(model, title) for title, model in COMPARISON_SECTIONS.items())
+    return INTRODUCTION + run + COMPARISON_INTRODUCTION + comparison
 
 
 def _sections(model: type[BaseModel], path: str) -> list[tuple[str, type[BaseModel]]]:

@@ -17,9 +17,10 @@ Metrics = dict[str, Any]
 class ProgressReporter:
     """Prints an iteration as soon as its metrics are there."""
 
-    def __init__(self, iterations: int, stream: TextIO = sys.stdout) -> None:
-        """Report a run of `iterations` on `stream`."""
+    def __init__(self, iterations: int, stream: TextIO = sys.stdout, *, budget_seconds: float | None = None) -> None:
+        """Report on `stream` a run of `iterations`, or of as many as `budget_seconds` allow."""
         self.iterations = iterations
+        self.budget_seconds = budget_seconds
         self.stream = stream
         self._seconds: list[float] = []
 
@@ -40,14 +41,10 @@ class ProgressReporter:
     def show(self, metrics: Metrics) -> None:
         """Print one iteration."""
         self._seconds.append(metrics["seconds"])
-        line = progress_line(metrics, self.iterations, self._seconds)
+        line = progress_line(metrics, self.iterations, self._seconds, self.budget_seconds)
         if self.stream.isatty():
-            print(
-                f"\r\x1b[K{_bar(metrics['iteration'] + 1, self.iterations)} {line}",
-                end="",
-                file=self.stream,
-                flush=True,
-            )
+            share = share_done(metrics, self.iterations, self.budget_seconds)
+            print(f"\r\x1b[K{_bar(share)} {line}", end="", file=self.stream, flush=True)
         else:
             print(f"{time.strftime('%H:%M:%S')} {line}", file=self.stream, flush=True)
 
@@ -63,15 +60,26 @@ class ProgressReporter:
             ended.wait(POLL_SECONDS)
 
 
-def progress_line(metrics: Metrics, iterations: int, seconds: list[float]) -> str:
-    """One iteration in one line; the time left follows from the mean of the iterations seen."""
-    left = (iterations - metrics["iteration"] - 1) * sum(seconds) / len(seconds)
+def progress_line(metrics: Metrics, iterations: int, seconds: list[float], budget_seconds: float | None = None) -> str:
+    """One iteration in one line; the time left follows from the mean of the iterations seen, or from the budget."""
+    done = metrics["iteration"] + 1
+    left = (iterations - done) * sum(seconds) / len(seconds)
+    position = f"{done}/{iterations}"
+    if budget_seconds is not None:
+        left = min(left, max(0.0, budget_seconds - metrics["seconds_spent"]))
+        position = f"{done}, {metrics['seconds_spent']:.0f} of {budget_seconds:g} s"
     minutes, remaining_seconds = divmod(round(left), 60)
     return (
-        f"iteration {metrics['iteration'] + 1}/{iterations}  reward {_decimal(metrics['reward'])}  "
+        f"iteration {position}  reward {_decimal(metrics['reward'])}  "
         f"loss {_decimal(metrics['loss'])}  {metrics['pairs'] / metrics['seconds']:.1f} pairs/s  "
         f"{minutes}:{remaining_seconds:02d} left"
     )
+
+
+def share_done(metrics: Metrics, iterations: int, budget_seconds: float | None = None) -> float:
+    """How much of a run lies behind it, from 0 to 1."""
+    share = (metrics["iteration"] + 1) / iterations
+    return share if budget_seconds is None else min(1.0, max(share, metrics["seconds_spent"] / budget_seconds))
 
 
 def _decimal(value: float | None) -> str:
@@ -79,6 +87,6 @@ def _decimal(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def _bar(done: int, total: int) -> str:
-    filled = BAR_WIDTH * done // total
+def _bar(share: float) -> str:
+    filled = int(BAR_WIDTH * share)
     return "█" * filled + "░" * (BAR_WIDTH - filled)

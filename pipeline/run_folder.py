@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+"""What a run writes first, and what it writes last."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""

@@ -44,7 +44,7 @@ def training_record(settings: RunSettings) -> TrainingRecord:
         base_model=settings.model.path,
         sampling=settings.sampling,
         rewards=tuple(TrainedReward(name=reward.name, path=reward.path) for reward in settings.rewards),
-        train_prompts=settings.prompts.train,
+        train_prompts=source if isinstance(source := settings.prompts.train, str) else source.path,
     )
 
 

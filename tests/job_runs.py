@@ -12,7 +12,7 @@ import yaml
 from settings import miniature_values
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ALIGN = REPOSITORY / "jobs" / "align.py"
+ALIGN, COMPARE = (REPOSITORY / "jobs" / f"{name}.py" for name in ("align", "compare"))
 
 # Guided runs of five iterations that leave a run folder with everything in it.
 ITERATIONS = 5
@@ -29,10 +29,10 @@ class FinishedJob(NamedTuple):
 class RunningJob:
     """A job in a session of its own, with the Ray that it starts."""
 
-    def __init__(self, *arguments: str | Path, directory: Path | None = None) -> None:
+    def __init__(self, *arguments: str | Path, directory: Path | None = None, script: Path = ALIGN) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
         self.process = subprocess.Popen(
-            [sys.executable, str(ALIGN), *map(str, arguments)],
+            [sys.executable, str(script), *map(str, arguments)],
             cwd=directory or REPOSITORY,
             env=environment,
             stdout=subprocess.PIPE,

@@ -91,7 +91,7 @@ def test_no_pickle_is_in_it(run_settings: RunSettings, tmp_path: Path) -> None:
     save_checkpoint(make_learner(run_settings), Position(1, 1), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {TENSORS_FILE, POSITION_FILE, METHOD_FILE}
     assert TENSORS_FILE.endswith(".safetensors")
-    assert (tmp_path / POSITION_FILE).read_text() == '{"next_iteration": 1, "policy_version": 1}'
+    assert (tmp_path / POSITION_FILE).read_text() == '{"next_iteration": 1, "policy_version": 1, "seconds": 0.0}'
 
 
 def test_the_average_can_be_put_in_the_adapters_place(

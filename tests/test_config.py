@@ -44,6 +44,16 @@ def test_what_follows_from_the_settings() -> None:
     assert run.records_per_iteration == 40
 
 
+@pytest.mark.parametrize(
+    ("budget", "iterations", "seconds", "over"),
+    [(None, 1, 1e9, False), (None, 2, 0.0, True), (10.0, 1, 9.9, False), (10.0, 1, 10.0, True), (10.0, 2, 0.0, True)],
+)
+def test_a_run_is_over_by_its_iterations_or_by_its_time(
+    budget: float | None, iterations: int, seconds: float, over: bool
+) -> None:
+    assert miniature_settings(MODEL, budget_seconds=budget).is_over(iterations, seconds) == over
+
+
 def test_every_setting_has_its_sentence() -> None:
     def sentences(section: type[Any]) -> None:
         for name, field in section.model_fields.items():

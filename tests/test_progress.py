@@ -39,6 +39,20 @@ def test_an_iteration_of_ties_has_a_line_too() -> None:
     assert "loss -  0.0 pairs/s" in progress_line(metrics(0) | {"loss": float("nan"), "pairs": 0.0}, 10, [1.0])
 
 
+@pytest.mark.parametrize(
+    ("iterations", "spent", "left", "filled"),
+    # After two iterations of 2 s each, of a budget of 60 s: by time, by the iterations left, and when it is overspent.
+    [(1000, 20.0, "0:40", 8), (4, 20.0, "0:04", 12), (1000, 70.0, "0:00", 24)],
+)
+def test_a_run_that_its_time_ends_is_shown_by_its_time(iterations: int, spent: float, left: str, filled: int) -> None:
+    stream = Terminal()
+    reporter = ProgressReporter(iterations, stream, budget_seconds=60.0)
+    reporter.show(metrics(1) | {"seconds_spent": spent})
+    line = stream.getvalue()
+    assert f"iteration 2, {spent:.0f} of 60 s  reward" in line and line.endswith(f"  {left} left")
+    assert line.count("█") == filled
+
+
 def test_a_log_gets_a_plain_line_an_iteration() -> None:
     stream = io.StringIO()
     reporter = ProgressReporter(3, stream)

@@ -1,17 +1,25 @@
 """From a comparison to the content of its report."""
 
+from collections.abc import Sequence
+
 from pipeline.report.comparison import Comparison
-from pipeline.report.content import Report
+from pipeline.report.content import Report, Section
 from pipeline.report.diagnostics_section import diagnostics_section
 from pipeline.report.held_out_section import hacking_section, held_out_section
 from pipeline.report.pictures_section import pictures_section
-from pipeline.report.provenance_section import budget_section, environment_section, settings_section
+from pipeline.report.provenance_section import (
+    budget_section,
+    environment_section,
+    iterations_done,
+    settings_section,
+)
 from pipeline.report.training_section import training_section
 from pipeline.report.wording import listed
 
 
-def build_report(comparison: Comparison) -> Report:
-    """All sections that the runs have something for, what matters most first.
+def build_report(comparison: Comparison, more: Sequence[Section] = ()) -> Report:
+    """All sections that the runs have something for, what matters most first; `more` follow those about held-out
+    prompts.
 
     Raises:
         ValueError: a picture of a run that is none; the message names it.
@@ -20,6 +28,7 @@ def build_report(comparison: Comparison) -> Report:
     sections = (
         held_out_section(comparison),
         hacking_section(comparison),
+        *more,
         training_section(comparison),
         pictures_section(comparison),
         diagnostics_section(comparison.runs[0]) if single else None,
@@ -45,9 +54,9 @@ def _lead(comparison: Comparison) -> str:
     models = listed(list(dict.fromkeys(run.settings.model.path for run in runs)))
     rewards = listed(list(dict.fromkeys(run.settings.reward_title for run in runs)))
     names = listed([method.label for method in comparison.methods])
-    finished = sum(len(run.metrics) == run.settings.iterations for run in runs)
+    finished = sum(run.is_finished for run in runs)
     if len(runs) == 1:
-        progress = f"{len(runs[0].metrics)} of {runs[0].settings.iterations} iterations are done."
+        progress = f"{iterations_done(runs[0])} iterations are done."
     else:
         progress = f"{finished} of {len(runs)} runs have all their iterations."
     return f"{names}: {models} aligned with the reward {rewards}. {progress}"

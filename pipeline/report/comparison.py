@@ -3,9 +3,10 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import PoolSettings, RunSettings
@@ -47,8 +48,8 @@ class Comparison:
         return tuple(run for method in self.methods for run in method.runs)
 
 
-def compare(runs: Sequence[RunHistory]) -> Comparison:
-    """Group runs into methods and name these.
+def compare(runs: Sequence[RunHistory], labels: Mapping[Path, str] | None = None) -> Comparison:
+    """Group runs into methods and name these, by `labels` of their first folders where there are some.
 
     Raises:
         ValueError: no run, or two runs of the same settings and the same seed, which repeat nothing.
@@ -66,8 +67,8 @@ def compare(runs: Sequence[RunHistory]) -> Comparison:
             )
         group.append(run)
     sorted_groups = [sorted(group, key=lambda run: run.seed) for group in groups.values()]
-    labels = _labels(sorted_groups)
-    return Comparison(tuple(Method(label, tuple(group)) for label, group in zip(labels, sorted_groups, strict=True)))
+    names = _labels(sorted_groups) if labels is None else [labels[group[0].folder] for group in sorted_groups]
+    return Comparison(tuple(Method(name, tuple(group)) for name, group in zip(names, sorted_groups, strict=True)))
 
 
 def _settings_of_repeats(settings: RunSettings) -> str:

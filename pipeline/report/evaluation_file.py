@@ -5,8 +5,9 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.run_folder import SUMMARY_FILE
+
 EVALUATION_FILE = "evaluation.json"
-SUMMARY_FILE = "summary.json"
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -52,6 +52,11 @@ class RunHistory:
         """The run's seed."""
         return self.settings.seed
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its iterations are done: those that were asked for, or those that its time allowed."""
+        return self.settings.is_over(len(self.metrics), float(self.series("seconds").sum()))
+
     def series(self, metric: str) -> Series:
         """A number by iteration, (N,) float64; NaN where an iteration has none."""
         values = [metrics.get(metric) for metrics in self.metrics]

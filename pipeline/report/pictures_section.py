@@ -19,6 +19,14 @@ WIDEST, NARROWEST = 1600, 512
 
 JPEG_QUALITY = 85
 
+PAIRS = {
+    "before_after": "changed most",
+    "best": "rose most",
+    "median": "changed as most did",
+    "worst": "fell most",
+}
+"""Pictures of held-out pairs in a run folder, and how the first reward of the evaluation changed in them."""
+
 READABLE_GRID, READABLE_PAIRS = 0, 760
 """Pixels below which a picture is not shrunk: pairs carry their prompts, and move sideways on a phone instead."""
 
@@ -97,9 +105,16 @@ def _grids(method: Method) -> list[Picture]:
 
 
 def _pairs(method: Method) -> list[Picture]:
-    run, path = method.runs[0], method.runs[0].folder / "before_after.png"
-    if not path.is_file():
-        return []
-    caption = f"Base beside {method.label}, held-out prompts ({run.name})"
+    """Those of the run's own evaluation, or those of an evaluation of its adapter."""
+    run = method.runs[0]
+    rewards = run.evaluation.rewards if run.evaluation is not None else {}
+    first_reward = next(iter(rewards), "reward")
     alt = f"Pairs of images, each under its prompt: before and after alignment by {method.label}."
-    return [Picture(caption, alt, embed(path), READABLE_PAIRS)]
+    pictures = []
+    for name, change in PAIRS.items():
+        path = run.folder / f"{name}.png"
+        if path.is_file():
+            which = f"held-out prompts whose {first_reward} {change}"
+            caption = f"Base beside {method.label}, {which} ({run.name})"
+            pictures.append(Picture(caption, alt, embed(path), READABLE_PAIRS))
+    return pictures

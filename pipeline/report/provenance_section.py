@@ -23,13 +23,16 @@ BUDGET_COLUMNS = (
 )
 
 
+MOST_OPEN_ROWS = 12
+
 ENVIRONMENT_COLUMNS = ("code", "Python", "torch", "Ray", "CPUs", "GPUs")
 
 
 def budget_section(comparison: Comparison) -> Section:
     """Work and time of every run so far."""
     rows = tuple((method.label, *_budget(run)) for method in comparison.methods for run in method.runs)
-    return Section("Budget", tables=(Table("What every run has spent so far", BUDGET_COLUMNS, rows),))
+    table = Table("What every run has spent so far", BUDGET_COLUMNS, rows)
+    return Section("Budget", tables=_open(table), folded=_folded(table))
 
 
 def settings_section(comparison: Comparison) -> Section:
@@ -54,19 +57,33 @@ def environment_section(comparison: Comparison) -> Section:
     ]
     if not told:
         return Section("Environment", paragraphs=(NO_ENVIRONMENT,))
+    rows = tuple((title, *_environment(environment)) for title, environment in told)
+    table = Table("What the runs ran on", ("run", *ENVIRONMENT_COLUMNS), rows)
     return Section(
         "Environment",
-        tables=(
-            Table(
-                "What the runs ran on",
-                ("run", *ENVIRONMENT_COLUMNS),
-                tuple((title, *_environment(environment)) for title, environment in told),
-            ),
-        ),
+        tables=_open(table),
+        folded=_folded(table),
         listings=tuple(
             Listing(f"{title}: environment.json", json.dumps(environment, indent=2, ensure_ascii=False))
             for title, environment in told
         ),
+    )
+
+
+def _open(table: Table) -> tuple[Table, ...]:
+    """The table, unless a phone would have to scroll for long past it."""
+    return (table,) if len(table.rows) <= MOST_OPEN_ROWS else ()
+
+
+def _folded(table: Table) -> tuple[Table, ...]:
+    return () if _open(table) else (table,)
+
+
+def iterations_done(run: RunHistory) -> str:
+    """5 of 24; of a run that its time ends, 5 in 60 s."""
+    budget = run.settings.budget_seconds
+    return (
+        f"{len(run.metrics)} of {run.settings.iterations}" if budget is None else f"{len(run.metrics)} in {budget:g} s"
     )
 
 
@@ -91,7 +108,7 @@ def _budget(run: RunHistory) -> tuple[str, ...]:
     return (
         run.name,
         str(run.seed),
-        f"{done} of {run.settings.iterations}",
+        iterations_done(run),
         count(trajectories),
         count(trajectories * calls),
         count(calls),

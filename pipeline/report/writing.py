@@ -1,6 +1,6 @@
 """The report's files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from pipeline.report.build import build_report
 from pipeline.report.comparison import compare
+from pipeline.report.content import Section
 from pipeline.report.evaluation_page import build_evaluation_report
 from pipeline.report.history import read_run
 from pipeline.report.numbers import curves_table, held_out_table
@@ -15,10 +16,19 @@ from pipeline.report.rendering import render_markdown, render_page
 from pipeline.run_folder import write_text
 
 
-def write_report(folders: Sequence[Path], directory: Path) -> Path:
+def write_report(
+    folders: Sequence[Path],
+    directory: Path,
+    labels: Mapping[Path, str] | None = None,
+    sections: Sequence[Section] = (),
+) -> Path:
     """Write report.html, report.md, report_curves.parquet and report_held_out.parquet of some runs.
 
     Nothing is written unless all of it can be. The same folders give the same bytes.
+
+    Args:
+        labels: what to call the method of each folder; by default its settings say.
+        sections: sections of the caller's, which follow those about held-out prompts.
 
     Returns:
         The page.
@@ -26,12 +36,12 @@ def write_report(folders: Sequence[Path], directory: Path) -> Path:
     Raises:
         ValueError: no folder, a malformed one, or the same settings and seed twice; see `read_run` and `compare`.
     """
-    comparison = compare([read_run(folder) for folder in folders])
-    report = build_report(comparison)
+    comparison = compare([read_run(folder) for folder in folders], labels)
+    report = build_report(comparison, sections)
     page, markdown = render_page(report), render_markdown(report)
     tables = {"report_curves": curves_table(comparison), "report_held_out": held_out_table(comparison)}
     for name, table in tables.items():
-        _write_parquet(table, directory / f"{name}.parquet")
+        write_parquet(table, directory / f"{name}.parquet")
     write_text(directory / "report.md", markdown)
     write_text(directory / "report.html", page)
     return directory / "report.html"
@@ -52,7 +62,8 @@ def write_evaluation_report(folder: Path, directory: Path) -> Path:
     return directory / "report.html"
 
 
-def _write_parquet(table: pa.Table, path: Path) -> None:
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     pq.write_table(table, temporary, compression="zstd")

@@ -1,0 +1,131 @@
+"""Many runs on one cluster: each is a Ray task that starts the actors of its run, as many at once as there is room for.
+
+A task, because its process is its own and dies with the driver: a comparison that is killed leaves no run behind that
+would write into its folder while it is resumed. None of a run's actors has a name that another run could meet.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.cluster import beside_the_driver
+from actors.failure import RunFailedError, note_failure, root_cause
+from pipeline.comparison.loading import is_finished
+from pipeline.comparison.plan import PlannedRun
+from pipeline.config import RunSettings
+from pipeline.progress import Metrics, progress_line
+from pipeline.run_folder import MetricsFile
+
+POLL_SECONDS = 1.0
+
+PROGRESS_FILE = "progress.log"
+
+Say = Callable[[str], None]
+MakeRun = Callable[[RunSettings, Path], None]
+
+
+def carry_out(runs: Sequence[PlannedRun], make_run: MakeRun, at_once: int, say: Say) -> dict[Path, str]:
+    """Carry out the runs that are not finished, in their order; an interrupted one goes on from its checkpoint.
+
+    A run that fails does not stop the others.
+
+    Args:
+        make_run: makes one of them in a process of the cluster, such as `partial(align_in_folder, circumstances)`.
+        at_once: how many go on at the same time.
+        say: takes a line about every run and iteration.
+
+    Returns:
+        The folders of the runs that failed, each with the reason.
+    """
+    waiting = [run for run in runs if not is_finished(run)]
+    task: Any = ray.remote(_attempt).options(**beside_the_driver(), max_retries=0)
+    running: dict[ray.ObjectRef[Any], _Followed] = {}
+    failed: dict[Path, str] = {}
+    started = len(runs) - len(waiting)
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            run, started = waiting.pop(0), started + 1
+            reference = task.remote(make_run, run.settings, run.folder)
+            running[reference] = _Followed(run, f"{started}/{len(runs)} {run.settings.name}: ", say)
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+        for followed in running.values():
+            followed.tell()
+        for reference in ready:
+            followed = running.pop(reference)
+            followed.tell()
+            reason = _outcome(reference)
+            followed.say(f"failed: {reason}" if reason else "finished")
+            if reason:
+                failed[followed.run.folder] = reason
+    return failed
+
+
+def align_in_folder(circumstances: dict[str, Any], settings: RunSettings, run_directory: Path) -> None:
+    """Align a model as jobs/align.py does, and keep the lines of its progress in a file.
+
+    Args:
+        circumstances: what environment.json says beside versions and hardware.
+
+    Raises:
+        RunFailedError: as `align`.
+        ValueError: prompts or pairs of images that cannot be read.
+    """
+    # The driver imports this module too, and needs no networks.
+    from actors.alignment import align
+    from actors.inputs import inputs_of_run, save_inputs
+    from pipeline.progress import ProgressReporter
+    from pipeline.run_description import describe_run
+
+    inputs = inputs_of_run(settings, run_directory)
+    describe_run(settings, run_directory, circumstances)
+    save_inputs(inputs, settings, run_directory)
+    with (run_directory / PROGRESS_FILE).open("a", encoding="utf-8") as log:
+        reporter = ProgressReporter(settings.iterations, log, budget_seconds=settings.budget_seconds)
+        align(settings, inputs, run_directory, reporter)
+
+
+class _Followed:
+    """A run that goes on, seen from the driver through the metrics in its folder."""
+
+    def __init__(self, run: PlannedRun, label: str, say: Say) -> None:
+        self.run, self._label, self._say = run, label, say
+        self._metrics = MetricsFile(run.folder / "metrics.jsonl")
+        # What an interrupted run made is no news.
+        self._told = len(self._metrics.read())
+        self._seconds: list[float] = []
+        self.say("resumed" if self._told else "started")
+
+    def say(self, text: str) -> None:
+        self._say(self._label + text)
+
+    def tell(self) -> None:
+        """Say every iteration that is finished and not yet said."""
+        metrics: list[Metrics] = self._metrics.read()
+        # A resumed run makes the iterations after its last checkpoint again.
+        self._told = min(self._told, len(metrics))
+        for iteration in metrics[self._told :]:
+            self._seconds.append(iteration["seconds"])
+            settings = self.run.settings
+            self.say(progress_line(iteration, settings.iterations, self._seconds, settings.budget_seconds))
+        self._told = len(metrics)
+
+
+def _attempt(make_run: MakeRun, settings: RunSettings, folder: Path) -> str:
+    """The reason if the run failed, else nothing."""
+    try:
+        make_run(settings, folder)
+    except RunFailedError as error:
+        return f"{error}; details: {note_failure(error, folder)}"
+    return ""
+
+
+def _outcome(reference: "ray.ObjectRef[Any]") -> str:
+    try:
+        reason: str = ray.get(reference)
+    except RayError as error:
+        cause = root_cause(error)
+        return f"{type(cause).__name__}: {cause}"
+    return reason

@@ -1,0 +1,49 @@
+"""How many runs a cluster has room for at once."""
+
+from collections.abc import Sequence
+
+import ray
+
+from actors.capacity import Resources, WorkerRequest, find_growth, fits
+from actors.cluster import SPARE_CPUS
+from actors.crew import most_worker_requests
+from pipeline.config import RunSettings
+
+# Beside its actors every run has Ray Data's tasks and Ray Train's controller.
+SPARE = WorkerRequest("Ray Data and Ray Train", SPARE_CPUS, {"CPU": 1.0})
+
+
+def runs_with_room(runs: Sequence[RunSettings], at_most: int) -> int:
+    """How many of `runs` the connected cluster holds at once, all their pools at the maximum; at least 1.
+
+    An autoscaling cluster is taken for as large as it may grow, where that is known.
+    """
+    requests = _largest([[*most_worker_requests(settings), SPARE] for settings in runs])
+    nodes = _nodes(sum(request.num_workers for request in requests) * at_most)
+    together = 1
+    while together < at_most and fits(_copies(requests, together + 1), nodes):
+        together += 1
+    return together
+
+
+def _largest(requests_of_runs: Sequence[Sequence[WorkerRequest]]) -> list[WorkerRequest]:
+    """A run that asks for the most of every role that any of them asks for; all name the same roles in order."""
+    return [
+        WorkerRequest(
+            same_role[0].role,
+            max(request.num_workers for request in same_role),
+            {name: max(request.resources.get(name, 0.0) for request in same_role) for name in same_role[0].resources},
+        )
+        for same_role in zip(*requests_of_runs, strict=True)
+    ]
+
+
+def _copies(requests: Sequence[WorkerRequest], number: int) -> list[WorkerRequest]:
+    return [request._replace(num_workers=number * request.num_workers) for request in requests]
+
+
+def _nodes(max_nodes_per_type: int) -> list[Resources]:
+    growth = find_growth(max_nodes_per_type)
+    if growth.autoscales and growth.largest is not None:
+        return growth.largest
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

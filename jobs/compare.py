@@ -1,0 +1,193 @@
+"""Compare methods at an equal budget: `python jobs/compare.py --config configs/compare_demo.yaml [key=value ...]`."""
+
+import argparse
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jobs.quiet import be_quiet
+from pipeline.comparison.loading import COMPARISON_FILE, check_folders, is_finished, load_comparison, open_folder
+from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
+from pipeline.config_loading import dump_settings
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", type=Path, help="YAML file of a new comparison")
+    source.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with an interrupted comparison; finished runs stay as they are",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and what every run costs, and exit")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the job; a fault of the user's ends it with one readable message."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    be_quiet()
+    options = parse_arguments(arguments)
+    try:
+        plan = resolve_plan(options)
+        check_plan(plan)
+        if options.dry_run:
+            print_plan(plan)
+        else:
+            run(plan, resumes=options.resume is not None)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def resolve_plan(options: argparse.Namespace) -> Plan:
+    """The runs of the comparison, and its folder.
+
+    Raises:
+        ValueError: settings that do not hold, a folder that exists already, or one that cannot be resumed.
+    """
+    if options.resume is not None:
+        if options.overrides:
+            raise ValueError("a comparison is resumed as it was; start a new one with --config to change settings")
+        file = options.resume / COMPARISON_FILE
+        if not file.is_file():
+            raise ValueError(f"{options.resume} is no folder of a comparison: it has no {COMPARISON_FILE}")
+        return make_plan(load_comparison(file), options.resume)
+    comparison = load_comparison(options.config, options.overrides)
+    folder = Path(comparison.output_dir) / comparison.name
+    if folder.exists() and not options.dry_run:
+        raise ValueError(f"the folder {folder} exists; continue it by --resume {folder}, or choose another name")
+    return make_plan(comparison, folder)
+
+
+def check_plan(plan: Plan) -> None:
+    """Check every run, the prompts of the sweep, and whether all runs can be evaluated together.
+
+    Raises:
+        ValueError: as the first run that is wrong would, with its label.
+    """
+    from actors.prompts import read_prompt_sets
+    from pipeline.comparison.evaluation import check_evaluation_of_all
+    from pipeline.comparison.sweep import sweep_prompts
+    from pipeline.preflight import check_run
+
+    for cell in plan.cells:
+        try:
+            check_run(cell.settings)
+        except ValueError as error:
+            raise ValueError(f"variant {cell.label!r}: {error}") from None
+    check_evaluation_of_all(plan)
+    prompts = plan.cells[0].settings.prompts
+    if plan.sweep_runs and not prompts.columns:
+        sweep_prompts(plan, read_prompt_sets(prompts))
+
+
+def print_plan(plan: Plan) -> None:
+    """The resolved comparison, and what its runs cost."""
+    from pipeline.comparison.overview import overview
+
+    print(dump_settings(plan.comparison))
+    print(overview(plan), end="")
+
+
+def run(plan: Plan, resumes: bool) -> None:
+    """Choose learning rates, make the runs that are compared, and write the report.
+
+    Raises:
+        ValueError: a cluster that cannot hold a run, or folders that hold other runs.
+    """
+    # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
+    from actors.cluster import connect, disconnect
+    from actors.crew import check_room, cpus_of_all_workers
+    from actors.prompts import prompts_of_run
+    from actors.room import runs_with_room
+    from pipeline.comparison.reporting import write_comparison_report
+    from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, write_sweep_prompts
+    from pipeline.preflight import own_modules
+    from pipeline.prompt_sets import save_prompt_sets
+
+    settings = [cell.settings for cell in plan.cells]
+    cpus = max(map(cpus_of_all_workers, settings)) * (plan.comparison.parallel or 1)
+    modules = sorted({module for one in settings for module in own_modules(one)})
+    cluster = connect(cpus, own_modules=modules)
+    try:
+        for one in settings:
+            check_room(one)
+        if not resumes:
+            open_folder(plan)
+        prompts = prompts_of_run(settings[0].prompts, plan.folder)
+        save_prompt_sets(prompts, settings[0].prompts, plan.folder)
+        if plan.sweep_runs:
+            write_sweep_prompts(plan, prompts)
+        at_once = plan.comparison.parallel or runs_with_room(settings, len(plan.cells) * len(plan.comparison.seeds))
+        say(f"{plan.comparison.name}: Ray {cluster.mode}, at most {at_once} at once, results in {plan.folder}")
+        circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv}
+        failed = carry_out_phase("sweep", plan.sweep_runs, at_once, circumstances)
+        runs = plan.runs(chosen_learning_rates(plan, read_sweep(plan)))
+        failed |= carry_out_phase("runs", runs, at_once, circumstances)
+        evaluate_phase(plan, [run for run in runs if is_finished(run)])
+    finally:
+        disconnect(cluster)
+    report = write_comparison_report(plan)
+    if failed:
+        reasons = "".join(f"\n  {folder}: {reason}" for folder, reason in failed.items())
+        sys.exit(
+            f"error: {len(failed)} runs failed, and what depends on them is missing:{reasons}\n"
+            f"All that was done is kept; when the cause is gone, continue with --resume {plan.folder}"
+        )
+    say(f"report in {report}")
+
+
+def carry_out_phase(
+    phase: str, runs: Sequence[PlannedRun], at_once: int, circumstances: dict[str, Any]
+) -> dict[Path, str]:
+    """Make the runs of a phase that are not finished; return the folders of those that failed, each with the reason.
+
+    Raises:
+        ValueError: a folder that holds another run.
+    """
+    from actors.comparison import align_in_folder, carry_out
+
+    check_folders(runs)
+    finished = sum(map(is_finished, runs))
+    if runs:
+        say(f"{phase}: {len(runs)} in all" + (f", {finished} of them are finished" if finished else ""))
+    return carry_out(runs, partial(align_in_folder, circumstances), at_once, say)
+
+
+def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun]) -> None:
+    """Evaluate the adapters of `runs` that are not yet evaluated, into the runs' own folders."""
+    from actors.adapter_evaluation import evaluate_adapters
+    from actors.failure import RunFailedError
+    from pipeline.comparison.evaluation import evaluation_settings
+    from pipeline.evaluation.preflight import check_evaluation
+
+    if not runs:
+        return
+    settings = evaluation_settings(plan, runs)
+    check_evaluation(settings)
+    say(f"evaluation: {len(runs)} adapters")
+    try:
+        evaluate_adapters(settings, plan.folder / RUNS_FOLDER, say)
+    except RunFailedError as error:
+        sys.exit(
+            f"error: the evaluation failed: {error}\n"
+            f"The runs are kept; when the cause is gone, continue with --resume {plan.folder}"
+        )
+
+
+def say(text: str) -> None:
+    """A line with the time of the day."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

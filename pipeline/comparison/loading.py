@@ -1,0 +1,52 @@
+"""A comparison's files: the YAML it is described by, and the copies in its folder that it is resumed from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from pipeline.comparison.plan import Plan, PlannedRun
+from pipeline.comparison.settings import ComparisonSettings
+from pipeline.config_loading import dump_settings, load_settings, parse_as, read_values
+from pipeline.run_folder import CONFIG_FILE, SUMMARY_FILE, write_text
+
+COMPARISON_FILE, BASE_FILE = "comparison.yaml", "base.yaml"
+
+
+def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonSettings:
+    """Read a comparison from YAML, with overrides such as "budget.amount=1000".
+
+    Raises:
+        ValueError: a missing or malformed file, an unknown key (with the nearest known one), or a value out of range.
+    """
+    return parse_as(ComparisonSettings, read_values(path, overrides))
+
+
+def open_folder(plan: Plan) -> None:
+    """Make the comparison's folder, with copies of all that it was described by."""
+    base = plan.folder / BASE_FILE
+    values = read_values(Path(plan.comparison.base))
+    write_text(base, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    copy = plan.comparison.model_copy(update={"base": str(base)})
+    # Last, because a folder that has it can be resumed.
+    write_text(plan.folder / COMPARISON_FILE, dump_settings(copy))
+
+
+def is_finished(run: PlannedRun) -> bool:
+    """Whether the run has ended; its summary is what it writes last."""
+    return (run.folder / SUMMARY_FILE).is_file()
+
+
+def check_folders(runs: Sequence[PlannedRun]) -> None:
+    """Refuse to go on with runs that were begun with other settings.
+
+    Raises:
+        ValueError: which folder.
+    """
+    for run in runs:
+        config = run.folder / CONFIG_FILE
+        if config.is_file() and load_settings(config) != run.settings:
+            raise ValueError(
+                f"{run.folder} was begun with other settings than the comparison asks for now; remove that folder, or "
+                "take back the change"
+            )

@@ -1,0 +1,96 @@
+"""Many runs on one cluster: at once where there is room, in order, each followed, and none stopped by another."""
+
+import json
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from comparisons import plan_of
+
+from actors.capacity import WorkerRequest
+from actors.cluster import ClusterInfo
+from actors.comparison import carry_out
+from actors.failure import RunFailedError
+from actors.room import runs_with_room
+from pipeline.comparison.loading import is_finished
+from pipeline.comparison.plan import PlannedRun
+from pipeline.config import RunSettings
+from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
+
+PATIENCE_S = 30
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[PlannedRun]:
+    """Two variants with two seeds."""
+    return plan_of(tmp_path).runs({"TailorPO": 0.01, "TailorPO, β 1": 0.01})
+
+
+def stand_in(meeting: Path, failing: str, settings: RunSettings, folder: Path) -> None:
+    """A run without networks; it ends when two of them have begun, and leaves what a run leaves."""
+    write_text(meeting / settings.name, str(os.getpid()))
+    deadline = time.monotonic() + PATIENCE_S
+    while len(list(meeting.iterdir())) < 2:
+        assert time.monotonic() < deadline, "the other run was never begun"
+        time.sleep(0.05)
+    if settings.name == failing:
+        raise RunFailedError("the reward is down")
+    line = {"iteration": 0, "reward": 1.0, "loss": 0.5, "pairs": 4, "seconds": 2.0, "seconds_spent": 2.0}
+    write_text(folder / "metrics.jsonl", json.dumps(line) + "\n")
+    write_json(folder / SUMMARY_FILE, {})
+
+
+@pytest.mark.slow
+def test_runs_go_on_together_and_one_that_fails_stops_no_other(
+    ray_session: ClusterInfo, runs: list[PlannedRun], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    write_json(runs[0].folder / SUMMARY_FILE, {})
+    failing = runs[1]
+    failed = carry_out(runs, partial(stand_in, tmp_path / "meeting", failing.settings.name), 2, said.append)
+
+    assert list(failed) == [failing.folder]
+    assert failed[failing.folder].startswith("the reward is down; details: ")
+    assert "RunFailedError" in (failing.folder / "error.log").read_text()
+    assert [is_finished(run) for run in runs] == [True, False, True, True]
+    begun = {file.name: file.read_text() for file in (tmp_path / "meeting").iterdir()}
+    assert begun.keys() == {run.settings.name for run in runs[1:]}, "a finished run was made again"
+    assert begun[runs[1].settings.name] != begun[runs[2].settings.name], "they shared a process"
+
+    assert [line for line in said if line.endswith("started")] == [
+        f"{number}/4 {run.settings.name}: started" for number, run in enumerate(runs[1:], start=2)
+    ]
+    assert f"2/4 {failing.settings.name}: failed: {failed[failing.folder]}" in said
+    for run in runs[2:]:
+        (iteration,) = (line for line in said if f"{run.settings.name}: iteration" in line)
+        assert "iteration 1/3  reward 1.0000" in iteration
+
+
+@pytest.mark.parametrize(
+    ("cpus", "together"),
+    # A run has a reward actor, a rollout worker and a learner of 0.1 CPU each; two CPUs stay free for each run.
+    [([1.0], 1), ([4.0], 1), ([4.6], 2), ([2.3, 2.3], 2), ([2.3] * 9, 4)],
+)
+def test_as_many_runs_as_the_cluster_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, runs: list[PlannedRun], cpus: list[float], together: int
+) -> None:
+    monkeypatch.setattr("actors.room._nodes", lambda _most: [{"CPU": amount} for amount in cpus])
+    assert runs_with_room([run.settings for run in runs], at_most=4) == together
+
+
+def test_room_is_counted_with_all_pools_at_their_largest(
+    monkeypatch: pytest.MonkeyPatch, runs: list[PlannedRun]
+) -> None:
+    asked: list[list[WorkerRequest]] = []
+    monkeypatch.setattr("actors.room._nodes", lambda _most: [])
+    monkeypatch.setattr("actors.room.fits", lambda requests, _nodes: bool(asked.append(requests)))
+    small = runs[0].settings
+    wide = small.model_copy(update={"rollout": small.rollout.model_copy(update={"max_workers": 8})})
+    strong = small.model_copy(update={"learner": small.learner.model_copy(update={"num_gpus": 1.0})})
+    assert runs_with_room([small, wide, strong], at_most=3) == 1
+    (requests,) = asked
+    by_role = {request.role: request for request in requests}
+    assert by_role["rollout"].num_workers == 2 * 8
+    assert by_role["learner"] == WorkerRequest("learner", 2, {"CPU": 0.1, "GPU": 1.0})

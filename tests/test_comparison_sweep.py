@@ -1,0 +1,102 @@
+"""The choice of a learning rate, and the prompts that it is made on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparisons import plan_of
+from run_folders import reward_row
+
+from pipeline.comparison.overview import plan_section
+from pipeline.comparison.plan import Plan
+from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, sweep_prompts, write_sweep_prompts
+from pipeline.demo.grammar import held_out_prompts, train_prompts
+from pipeline.prompt_sets import PromptSets
+from pipeline.prompts import ANIMALS
+from pipeline.run_folder import SUMMARY_FILE, write_json
+
+DEMO = PromptSets(train_prompts(), held_out_prompts())
+
+
+def finish_sweep(plan: Plan, differences: dict[str, dict[float, float]]) -> None:
+    """Write the summaries that the runs of the sweep would leave."""
+    for cell in plan.cells:
+        for rate, run in cell.sweep.items():
+            if rate in differences[cell.label]:
+                rewards: dict[str, Any] = {"trained": reward_row(differences[cell.label][rate])}
+                write_json(
+                    run.folder / SUMMARY_FILE, {"iterations": 3, "evaluation": rewards | {"other": reward_row(9)}}
+                )
+
+
+def test_the_reward_that_rose_most_chooses_for_each_variant_alone(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish_sweep(plan, {"TailorPO": {0.01: 0.2, 0.001: 0.1}, "TailorPO, β 1": {0.01: -0.4, 0.001: -0.3}})
+    results = read_sweep(plan)
+    assert [(result.cell, result.learning_rate, result.iterations) for result in results] == [
+        ("TailorPO", 0.001, 3),
+        ("TailorPO", 0.01, 3),
+        ("TailorPO, β 1", 0.001, 3),
+        ("TailorPO, β 1", 0.01, 3),
+    ]
+    chosen = chosen_learning_rates(plan, results)
+    assert chosen == {"TailorPO": 0.01, "TailorPO, β 1": 0.001}
+    section = plan_section(plan, chosen, results)
+    assert [(row[1], row[-1]) for row in section.folded[0].rows] == [
+        ("0.001", "no"),
+        ("0.01", "yes"),
+        ("0.001", "yes"),
+        ("0.01", "no"),
+    ]
+    assert [row[2] for row in section.tables[0].rows] == ["0.01", "0.001"]
+
+
+def test_of_equals_the_smaller_learning_rate_is_chosen(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, variants=[{"label": "a"}])
+    finish_sweep(plan, {"a": {0.01: 0.2, 0.001: 0.2}})
+    assert chosen_learning_rates(plan, read_sweep(plan)) == {"a": 0.001}
+
+
+def test_a_sweep_that_is_not_complete_chooses_nothing(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish_sweep(plan, {"TailorPO": {0.01: 0.2}, "TailorPO, β 1": {0.01: 0.0, 0.001: 0.1}})
+    assert chosen_learning_rates(plan, read_sweep(plan)) == {"TailorPO, β 1": 0.001}
+
+
+def test_without_a_sweep_every_variant_has_the_learning_rate_of_its_settings(tmp_path: Path) -> None:
+    own = {"label": "own default", "overrides": ["learner.learning_rate=null", "method={name: ddpo}"]}
+    plan = plan_of(tmp_path, sweep=None, variants=[{"label": "a"}, own])
+    assert chosen_learning_rates(plan, []) == {"a": 1e-3, "own default": 3e-4}
+
+
+def test_the_prompts_of_the_sweep_are_those_trained_on_in_a_seeded_order(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    prompts = sweep_prompts(plan, DEMO)
+    assert sorted(prompts) == sorted(set(train_prompts()) - set(held_out_prompts()))
+    assert prompts != [prompt for prompt in train_prompts() if prompt in set(prompts)]
+    write_sweep_prompts(plan, DEMO)
+    file = plan.sweep_runs[0].settings.prompts.held_out
+    assert Path(file).read_text(encoding="utf-8").splitlines() == prompts
+
+
+def test_prompts_of_the_final_evaluation_never_choose(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\na red circle\na dog\na cat\n", encoding="utf-8")
+    sweep = {"learning_rates": [0.1, 0.2], "images": 4, "prompts": str(tmp_path / "prompts.txt"), "budget_share": 0.5}
+    plan = plan_of(tmp_path, sweep=sweep)
+    assert sorted(sweep_prompts(plan, PromptSets(["a bird"], ["a dog"]))) == ["a cat", "a red circle"]
+    with pytest.raises(ValueError, match=r"of sweep\.prompts=.*prompts\.txt are all among those of the final"):
+        sweep_prompts(plan, PromptSets(["a bird"], ["a dog", "a cat", "a red circle"]))
+
+
+def test_a_sweep_without_prompts_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"that the runs train on are all among .*sweep\.prompts"):
+        sweep_prompts(plan_of(tmp_path), PromptSets(list(ANIMALS), list(ANIMALS)))
+
+
+def test_a_malformed_summary_is_named(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    write_json(plan.sweep_runs[0].folder / SUMMARY_FILE, {"evaluation": {"clip": {"base_mean": 1}}})
+    with pytest.raises(ValueError, match=r"tailorpo-lr0\.001/summary\.json is no evaluation"):
+        read_sweep(plan)
+    assert json.loads((plan.sweep_runs[0].folder / SUMMARY_FILE).read_text())
