@@ -16,17 +16,17 @@ from actors.crew import resources_of, start_pool
 from actors.drawing import LoraWorker
 from actors.failure import explain_failure
 from actors.imaging import DrawingPlan, draw_and_score
+from actors.prompts import read_held_out
 from actors.reward import RewardActor
 from actors.weights import WeightTicket, checksum_of
 from pipeline.evaluation.embedder import first_embedder
 from pipeline.evaluation.evaluation import compare_drawn
 from pipeline.evaluation.folder import is_evaluated, open_folder, write_adapter, write_text_of_all
 from pipeline.evaluation.measured import DrawnImages
-from pipeline.evaluation.preflight import held_out_rewards
+from pipeline.evaluation.preflight import check_drawn_prompts, held_out_rewards
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.lora_file import read_lora
 from pipeline.noise import EVALUATION_ITERATION
-from pipeline.prompts import load_held_out_prompts
 from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
 from pipeline.rewards import aspect_labels
 
@@ -48,7 +48,7 @@ def evaluate_adapters(
         What lies in `directory`/label/evaluation.json, by the label of the adapter.
 
     Raises:
-        ValueError: the folder holds an evaluation with other settings.
+        ValueError: the folder holds an evaluation with other settings, or a data set's prompts cannot be read or drawn.
         RunFailedError: an actor or a reward failed; the message is the reason.
     """
     open_folder(settings, directory)
@@ -107,7 +107,8 @@ def _draw_and_compare(
     say: Callable[[str], None],
 ) -> None:
     """Evaluate LoRAs, given as buffers of `LoraFile` by label."""
-    prompts = load_held_out_prompts(settings.prompts)
+    prompts = read_held_out(settings.prompts)
+    check_drawn_prompts(settings, prompts)
     plan = DrawingPlan(
         prompts=prompts,
         count=len(prompts) * settings.images_per_prompt,

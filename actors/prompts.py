@@ -5,7 +5,7 @@ from pathlib import Path
 from actors.tables import explained_reading, read_table
 from pipeline.data_files import locate_data, require_text_column
 from pipeline.prompt_sets import PromptSets, clean_prompts, load_prompt_sets, split_prompts
-from pipeline.prompt_settings import PromptColumnSettings, PromptSettings
+from pipeline.prompt_settings import PromptColumnSettings, PromptSettings, PromptSource
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
 
 
@@ -29,11 +29,19 @@ def read_prompt_sets(settings: PromptSettings) -> PromptSets:
     prompts = load_train_prompts(train) if isinstance(train, str) else read_prompt_column(train, "train")
     if settings.split is not None:
         return split_prompts(prompts, settings.split)
-    held_out = settings.held_out
-    assert held_out is not None, "the settings choose held-out prompts where no split does"
-    if isinstance(held_out, str):
-        return PromptSets(prompts, load_held_out_prompts(held_out))
-    return PromptSets(prompts, read_prompt_column(held_out, "held_out"))
+    assert settings.held_out is not None, "the settings choose held-out prompts where no split does"
+    return PromptSets(prompts, read_held_out(settings.held_out))
+
+
+def read_held_out(source: PromptSource) -> list[str]:
+    """The prompts of an evaluation; those of a data set by Ray Data, on the connected cluster.
+
+    Raises:
+        ValueError: the source cannot be read or holds no prompt.
+    """
+    if isinstance(source, str):
+        return load_held_out_prompts(source)
+    return read_prompt_column(source, "held_out")
 
 
 def read_prompt_column(source: PromptColumnSettings, role: str) -> list[str]:

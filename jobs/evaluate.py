@@ -26,7 +26,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="[NAME=]DIR",
         help="a LoRA that diffusers loads: directory, .safetensors file or hub id; again for more of them",
     )
-    parser.add_argument("--prompts", required=True, metavar="SOURCE", help="animals, demo, or a text file")
+    parser.add_argument("--prompts", required=True, metavar="SOURCE", help="animals, demo, a text file or a data set")
+    parser.add_argument("--prompt-column", metavar="NAME", help="the column of a data set that holds the prompts")
     parser.add_argument(
         "--rewards",
         required=True,
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         settings = settings_from(
             options.adapter,
             options.prompts,
+            options.prompt_column,
             options.rewards,
             options.model,
             options.images_per_prompt,
@@ -85,10 +87,14 @@ def print_plan(settings: AdapterEvaluationSettings) -> None:
     from pipeline.prompts import load_held_out_prompts
 
     check_evaluation(settings)
-    images = len(load_held_out_prompts(settings.prompts)) * settings.images_per_prompt
-    steps, adapters = settings.sampling.num_steps, len(settings.adapters)
+    images = settings.images_per_prompt
     # A call for each step of the base model; with an adapter one more, of the base model, for the drift.
-    arithmetic = {"images_per_model": images, "network_calls": images * steps * (1 + 2 * adapters)}
+    calls = images * settings.sampling.num_steps * (1 + 2 * len(settings.adapters))
+    if isinstance(settings.prompts, str):
+        prompts = len(load_held_out_prompts(settings.prompts))
+        arithmetic = {"images_per_model": prompts * images, "network_calls": prompts * calls}
+    else:
+        arithmetic = {"images_per_prompt_and_model": images, "network_calls_per_prompt": calls}
     plan = settings.model_dump(mode="json") | {"arithmetic": arithmetic}
     print(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True), end="")
 

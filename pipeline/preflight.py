@@ -185,7 +185,7 @@ def warn_of_long_prompts(model_path: str, prompts: list[str]) -> int:
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ValueError(f"model.path {model_path!r} has no tokenizer: put vocab.json and merges.txt in its tokenizer/")
     limit = tokenizer.model_max_length
-    long = [prompt for prompt, tokens in zip(prompts, tokenizer(prompts).input_ids, strict=True) if len(tokens) > limit]
+    long = [prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit]
     if long:
         logger.warning(
             "%d of %d prompts are longer than the tokenizer's %d tokens and are truncated, the first being %r",

@@ -88,6 +88,13 @@ def arguments(adapters: Adapters, model: Path, output: Path, *names: Path, rewar
     return [*given, *common, "--output", str(output), "--rewards", *rewards, "--set", *SETTINGS]
 
 
+def in_a_data_set(prompts: list[str], directory: Path) -> list[str]:
+    """Arguments that take `prompts` from the column of a file, which is written."""
+    rows = "".join(f"{number},{prompt}\n" for number, prompt in enumerate(prompts))
+    (directory / "prompts.csv").write_text(f"number,caption\n{rows}")
+    return ["--prompts", str(directory / "prompts.csv"), "--prompt-column", "caption"]
+
+
 def settings_in(folder: Path) -> AdapterEvaluationSettings:
     return AdapterEvaluationSettings.model_validate(yaml.safe_load((folder / "evaluation.yaml").read_text()))
 
@@ -114,6 +121,7 @@ def evaluated(
     # Enough calls for the base model and two adapters; a fresh actor then has enough for the third.
     rewards = [f"clip={miniature_clip}", "jpeg_compressibility", HALVES, f"{TIRES}=3"]
     given = arguments(adapters, miniature_model, output, adapters.style, adapters.kohya, adapters.own, rewards=rewards)
+    given += in_a_data_set(PROMPTS, tmp_path_factory.mktemp("prompts"))
     with redirect_stdout(StringIO()) as first, pytest.raises(SystemExit) as ended:
         main(given)
     left = {path.parent.name for path in output.glob("*/evaluation.json")}
@@ -266,6 +274,20 @@ def test_an_evaluation_that_cannot_succeed_is_refused(extra, message, adapters, 
     given = arguments(adapters, miniature_model, tmp_path, adapters.style, rewards=["jpeg_compressibility"])
     assert message in refusal([*given, *extra], capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_set_without_the_column_is_refused(adapters, miniature_model, tmp_path, capsys):
+    given = arguments(adapters, miniature_model, tmp_path / "out", adapters.style, rewards=["jpeg_compressibility"])
+    message = refusal([*given, *in_a_data_set(PROMPTS, tmp_path), "--prompt-column", "prompt"], capsys)
+    assert "has no column prompt; its columns are number, caption; set prompts.column" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_leaves_open_how_many_prompts_a_data_set_holds(adapters, miniature_model, tmp_path, capsys):
+    given = arguments(adapters, miniature_model, tmp_path / "out", adapters.style, rewards=["jpeg_compressibility"])
+    main([*given, *in_a_data_set(PROMPTS, tmp_path), "--dry-run"])
+    plan = yaml.safe_load(capsys.readouterr().out)
+    assert plan["arithmetic"] == {"images_per_prompt_and_model": 2, "network_calls_per_prompt": 2 * 2 * 3}
 
 
 def test_a_dry_run_prints_the_plan(adapters, miniature_model, tmp_path, capsys):

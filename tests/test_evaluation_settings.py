@@ -22,7 +22,7 @@ def write_record(directory: Path, model: str = "the/base", **sections: Any) -> s
 def settings_of(
     *adapters: str, rewards: tuple[str, ...] = ("pickscore",), model: str | None = None, overrides: tuple[str, ...] = ()
 ) -> AdapterEvaluationSettings:
-    return settings_from(adapters, "animals", rewards, model, 5, overrides)
+    return settings_from(adapters, "animals", None, rewards, model, 5, overrides)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,12 @@ def test_long_prompts_are_counted_and_warned_of(
     assert repr(long.strip()) in warnings[0]
 
 
+def test_a_run_whose_prompts_all_lie_in_a_data_set_passes(miniature_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.csv").write_text("caption\na fox\na cat\n")
+    source = {"path": str(tmp_path / "prompts.csv"), "column": "caption"}
+    assert check_run(miniature_settings(miniature_model, prompts={"train": source})) == 0
+
+
 def test_the_reward_scale_is_the_configured_or_the_declared_one(miniature_model: Path) -> None:
     declared = miniature_settings(miniature_model).reward
     configured = miniature_settings(miniature_model, reward={"scale": 7.5}).reward

@@ -12,6 +12,7 @@ from pipeline.training_record import TrainingRecord, read_training_record
 def settings_from(
     adapters: Sequence[str],
     prompts: str,
+    prompt_column: str | None,
     rewards: Sequence[str],
     model: str | None,
     images_per_prompt: int,
@@ -23,6 +24,7 @@ def settings_from(
 
     Args:
         adapters: PATH or NAME=PATH each.
+        prompts: where they come from; a data set where `prompt_column` names a column of it.
         rewards: NAME or NAME=PATH each.
         overrides: section.key=value each.
 
@@ -31,7 +33,7 @@ def settings_from(
     """
     values: dict[str, Any] = {
         "adapters": [_adapter(text) for text in adapters],
-        "prompts": prompts,
+        "prompts": prompts if prompt_column is None else {"path": prompts, "column": prompt_column},
         "rewards": [_reward(text) for text in rewards],
         "images_per_prompt": images_per_prompt,
     }

@@ -67,7 +67,7 @@ def write_adapter(
 
 def write_text_of_all(settings: AdapterEvaluationSettings, held_out: list[str], directory: Path) -> Path:
     """evaluation.md: what was compared, and the tables of every adapter."""
-    drawn = f"{settings.prompts} prompts, {settings.images_per_prompt} images each, seed {settings.seed}"
+    drawn = f"{settings.prompts_title} prompts, {settings.images_per_prompt} images each, seed {settings.seed}"
     parts = [
         f"# {settings.model.path} against {len(settings.adapters)} adapters",
         f"{drawn}; {settings.sampling.num_steps} DDIM steps, eta {settings.sampling.eta}, guidance scale "

@@ -5,11 +5,13 @@ import logging
 from diffusers import DDIMScheduler
 
 from pipeline.config import RewardSettings
+from pipeline.data_files import locate_data, require_text_column
 from pipeline.evaluation.embedder import embeds_images, first_embedder
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.lora_file import read_lora
 from pipeline.lora_policy import check_lora_fits
 from pipeline.preflight import check_model, warn_of_long_prompts
+from pipeline.prompt_settings import PromptColumnSettings
 from pipeline.prompts import load_held_out_prompts
 from pipeline.rewards import reward_class
 from pipeline.training_record import TrainingRecord, read_training_record
@@ -31,10 +33,8 @@ def check_evaluation(settings: AdapterEvaluationSettings) -> int:
     check_model(path)
     scheduler = DDIMScheduler.from_pretrained(path, subfolder="scheduler")
     DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
-    prompts = load_held_out_prompts(settings.prompts)
-    if len(prompts) * settings.images_per_prompt < 2:
-        raise ValueError(f"{settings.prompts} holds one prompt: set images_per_prompt to 2 or more, for an interval")
-    _check_rewards(settings, prompts)
+    _check_rewards(settings)
+    prompts = _prompts_at_hand(settings)
     _check_something_is_held_out(settings)
     for adapter in settings.adapters:
         try:
@@ -42,6 +42,20 @@ def check_evaluation(settings: AdapterEvaluationSettings) -> int:
         except ValueError as error:
             raise ValueError(f"adapter {adapter.label!r} ({adapter.path}) and model {path!r}: {error}") from error
     return warn_of_long_prompts(path, prompts)
+
+
+def check_drawn_prompts(settings: AdapterEvaluationSettings, prompts: list[str]) -> None:
+    """Refuse prompts that no interval can be had from, or that a reward cannot score.
+
+    Raises:
+        ValueError: why, and what to change.
+    """
+    if len(prompts) * settings.images_per_prompt < 2:
+        raise ValueError(
+            f"{settings.prompts_title} holds one prompt: set images_per_prompt to 2 or more, for an interval"
+        )
+    for reward in settings.rewards:
+        reward_class(reward.name).check_prompts(prompts)
 
 
 def held_out_rewards(settings: AdapterEvaluationSettings) -> list[str]:
@@ -54,11 +68,19 @@ def held_out_rewards(settings: AdapterEvaluationSettings) -> list[str]:
     ]
 
 
-def _check_rewards(settings: AdapterEvaluationSettings, prompts: list[str]) -> None:
+def _prompts_at_hand(settings: AdapterEvaluationSettings) -> list[str]:
+    """The prompts, checked; of a data set, which is read later by Ray Data, only the column is looked for."""
+    if isinstance(settings.prompts, PromptColumnSettings):
+        require_text_column(locate_data(settings.prompts.path), settings.prompts.column, "prompts.column")
+        return []
+    prompts = load_held_out_prompts(settings.prompts)
+    check_drawn_prompts(settings, prompts)
+    return prompts
+
+
+def _check_rewards(settings: AdapterEvaluationSettings) -> None:
     for reward in settings.rewards:
-        kind = reward_class(reward.name)
-        kind.check_path(reward.path)
-        kind.check_prompts(prompts)
+        reward_class(reward.name).check_path(reward.path)
     if settings.embedder is None and first_embedder(settings.rewards) is None:
         logger.warning("no reward is a CLIP, so diversity is not measured; name one by embedder.name and embedder.path")
     if settings.embedder is not None:

@@ -14,6 +14,7 @@ from pipeline.config import (
     SamplingSettings,
     label_rewards,
 )
+from pipeline.prompt_settings import PromptColumnSettings, PromptSource
 from pipeline.settings import NonNegativeInt, PositiveInt, Settings
 
 # What folders of adapters are called that say nothing about which adapter it is.
@@ -48,8 +49,9 @@ class AdapterEvaluationSettings(Settings):
     sampling: SamplingSettings = SamplingSettings()
     adapters: Annotated[tuple[AdapterSettings, ...], Field(min_length=1)]
     """What is compared with the base model."""
-    prompts: str
-    """What is drawn: animals, demo (its held-out set), or a text file with one prompt a line."""
+    prompts: PromptSource
+    """What is drawn: animals, demo (its held-out set), a text file with one prompt a line, or the column of a data
+    set."""
     images_per_prompt: PositiveInt = 5
     """Images of each prompt, from different noise; diversity needs at least 2."""
     batch_size: PositiveInt = 16
@@ -84,6 +86,13 @@ class AdapterEvaluationSettings(Settings):
         if self.model.compile:
             raise ValueError("model.compile=True: adapters are exchanged in one network; evaluate without compile")
         return self
+
+    @property
+    def prompts_title(self) -> str:
+        """What is drawn, for a sentence about it."""
+        if isinstance(self.prompts, PromptColumnSettings):
+            return f"{self.prompts.path} ({self.prompts.column})"
+        return self.prompts
 
     @property
     def reward_labels(self) -> tuple[str, ...]:
