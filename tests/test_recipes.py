@@ -106,9 +106,9 @@ def test_a_recipe_runs_on_the_miniature_and_its_held_out_rewards_score(path: Pat
     assert np.isfinite(after).all() and not np.array_equal(before, after)
 
     latents, rewards = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), settings.evaluation.rewards
-    scores, images = models.evaluate(latents, ANIMALS[:2], rewards)
-    assert scores.shape == (len(rewards), 2) and scores.isfinite().all()
-    assert images.shape == (2, 64, 64, 3)
+    measured = models.evaluate(latents, ANIMALS[:2], rewards)
+    assert measured.scores.shape == (2, len(rewards)) and np.isfinite(measured.scores).all()
+    assert measured.images.shape == (2, 64, 64, 3)
 
 
 def test_the_miniature_has_the_names_of_the_published_model_and_the_published_one_its_size() -> None:
