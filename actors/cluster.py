@@ -78,11 +78,12 @@ def connect(cpus_asked: float = 0.0, *, worker_logs: bool = False, own_modules: 
     if address:
         ray.init(runtime_env=_cluster_runtime_env(own_modules), **quiet)
         return _describe("joined")
+    # The workers inherit it. As a runtime environment it would cost each of them another process, and Ray its spare ones.
+    os.environ.update(_worker_environment() | {"PYTHONPATH": _python_path()})
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, math.ceil(cpus_asked) + SPARE_CPUS),
         include_dashboard=False,
-        runtime_env={"env_vars": _worker_environment() | {"PYTHONPATH": _python_path()}},
         **quiet,
     )
     return _describe("started")
