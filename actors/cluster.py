@@ -24,6 +24,9 @@ SPARE_CPUS = 2
 # What a cluster's nodes need not receive; .gitignore and .rayignore are honoured on top.
 UPLOAD_EXCLUDES = [".git", ".venv", "runs"]
 
+# The folder of a Ray session that holds what was uploaded for its jobs.
+RUNTIME_RESOURCES = "runtime_resources"
+
 # Present in the driver of `ray job submit`, together with RAY_ADDRESS.
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
@@ -87,6 +90,19 @@ def connect(cpus_asked: float = 0.0, *, worker_logs: bool = False, own_modules: 
         **quiet,
     )
     return _describe("started")
+
+
+def refuse_fleeting_folder(folder: Path) -> None:
+    """Refuse a folder in the copy of the working directory that Ray makes for a submitted job, and deletes after it.
+
+    Raises:
+        ValueError: results would be lost with the copy.
+    """
+    if RUNTIME_RESOURCES in folder.resolve().parts:
+        raise ValueError(
+            f"{folder} would lie in the job's copy of the working directory, which Ray deletes; give an absolute path "
+            "that outlives the job and that all nodes share, such as output_dir=/shared/runs"
+        )
 
 
 def disconnect(info: ClusterInfo) -> None:

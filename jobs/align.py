@@ -88,7 +88,7 @@ def run(settings: RunSettings, run_directory: Path) -> None:
     """
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
     from actors.alignment import align
-    from actors.cluster import connect, disconnect
+    from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.crew import check_room, cpus_of_all_workers
     from actors.failure import RunFailedError, note_failure
     from actors.inputs import inputs_of_run, save_inputs
@@ -99,6 +99,7 @@ def run(settings: RunSettings, run_directory: Path) -> None:
     from pipeline.run_description import describe_run
 
     truncated = check_run(settings)
+    refuse_fleeting_folder(run_directory)
     cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
     try:
         check_room(settings)

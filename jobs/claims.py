@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         ValueError: a setting or a cluster with which a table cannot be made.
     """
     from actors.claims import check_folders, make_table
-    from actors.cluster import connect, disconnect
+    from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.crew import check_room, cpus_of_all_workers
     from actors.failure import RunFailedError
     from pipeline.claims.plan import ClaimsPlan
@@ -59,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
     settings = load_settings(options.config, options.overrides)
     plan = ClaimsPlan(settings, options.samples, options.iterations, options.tables)
     plan.check()
+    for folder in (options.output, Path(settings.output_dir)):
+        refuse_fleeting_folder(folder)
     check_folders(plan)
     cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
     try:

@@ -105,7 +105,7 @@ def run(plan: Plan, resumes: bool) -> None:
         ValueError: a cluster that cannot hold a run, or folders that hold other runs.
     """
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
-    from actors.cluster import connect, disconnect
+    from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.crew import check_room, cpus_of_all_workers
     from actors.prompts import prompts_of_run
     from actors.room import runs_with_room
@@ -114,6 +114,7 @@ def run(plan: Plan, resumes: bool) -> None:
     from pipeline.preflight import own_modules
     from pipeline.prompt_sets import save_prompt_sets
 
+    refuse_fleeting_folder(plan.folder)
     settings = [cell.settings for cell in plan.cells]
     cpus = max(map(cpus_of_all_workers, settings)) * (plan.comparison.parallel or 1)
     modules = sorted({module for one in settings for module in own_modules(one)})

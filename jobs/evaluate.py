@@ -107,7 +107,7 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
     """
     # Ray takes seconds to import; a misspelt key should not have to wait for it.
     from actors.adapter_evaluation import check_room_for_evaluation, cpus_of_evaluation, evaluate_adapters
-    from actors.cluster import connect, disconnect
+    from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.failure import RunFailedError
     from pipeline.environment import describe_environment
     from pipeline.evaluation.preflight import check_evaluation
@@ -116,6 +116,7 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
     from pipeline.run_folder import write_json, write_text
 
     truncated = check_evaluation(settings)
+    refuse_fleeting_folder(output)
     cluster = connect(cpus_of_evaluation(settings), own_modules=own_modules_of(settings.rewards))
     try:
         check_room_for_evaluation(settings)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.capacity import Growth, WorkerRequest, check_capacity, find_growth, fits
-from actors.cluster import ClusterInfo, connect, disconnect
+from actors.cluster import ClusterInfo, connect, disconnect, refuse_fleeting_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EIGHT_GPUS = {"CPU": 32.0, "GPU": 8.0}
@@ -211,6 +211,15 @@ def test_an_autoscaling_cluster_is_measured_by_what_it_can_grow_to(autoscaling_c
         in refusal
     )
     assert status_shows_autoscaling is True
+
+
+def test_results_in_the_uploaded_copy_of_a_submitted_job_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    copy = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(ValueError, match=r"runs/demo would lie in the job's copy .* output_dir=/shared/runs"):
+        refuse_fleeting_folder(Path("runs/demo"))
+    refuse_fleeting_folder(tmp_path / "runs" / "demo")
 
 
 def test_a_ray_client_address_is_refused(monkeypatch: pytest.MonkeyPatch):

@@ -41,7 +41,9 @@ def test_images_that_do_not_decode_are_left_out_up_to_a_limit(caplog: pytest.Log
         stated = state_pairs(rows, "pairs", max_unreadable=2)
     assert (stated["rows"], stated["pairs"], stated["left_out"]) == (3, 1, {"unreadable": 2})
     assert "2 of 3 pairs are left out" in caplog.text and "row 1 ('prompt 2'), jpg_1: cannot identify" in caplog.text
-    with pytest.raises(ValueError, match=r"2 pairs of 'pairs' have .* more than method.max_unreadable=1: row 1 .*row 2"):
+    with pytest.raises(
+        ValueError, match=r"2 pairs of 'pairs' have .* more than method.max_unreadable=1: row 1 .*row 2"
+    ):
         state_pairs(rows, "pairs", max_unreadable=1)
 
 
