@@ -81,7 +81,7 @@ def connect(cpus_asked: float = 0.0, *, worker_logs: bool = False, own_modules: 
     if address:
         ray.init(runtime_env=_cluster_runtime_env(own_modules), **quiet)
         return _describe("joined")
-    # The workers inherit it. As a runtime environment it would cost each of them another process, and Ray its spare ones.
+    # Inherited by the workers; a runtime environment would cost each of them another process, and Ray its spare ones.
     os.environ.update(_worker_environment() | {"PYTHONPATH": _python_path()})
     ray.init(
         address="local",
