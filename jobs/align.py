@@ -2,13 +2,12 @@
 
 import argparse
 import dataclasses
-import logging
 import sys
 from pathlib import Path
 
 import yaml
 
-from jobs.quiet import be_quiet
+from jobs.quiet import be_quiet, one_readable_message
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, load_settings
 from pipeline.run_folder import CONFIG_FILE
@@ -31,17 +30,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the job; a fault of the user's ends it with one readable message."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     be_quiet()
     options = parse_arguments(arguments)
-    try:
+    with one_readable_message():
         settings, run_directory = resolve_run(options)
         if options.dry_run:
             print_plan(settings)
         else:
             run(settings, run_directory)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 def resolve_run(options: argparse.Namespace) -> tuple[RunSettings, Path]:

@@ -1,12 +1,11 @@
 """The paper's claims as experiments: `python jobs/claims.py --config configs/demo.yaml [section.key=value ...]`."""
 
 import argparse
-import logging
 import sys
 import traceback
 from pathlib import Path
 
-from jobs.quiet import be_quiet
+from jobs.quiet import be_quiet, one_readable_message
 from pipeline.claims import TABLES
 
 ERROR_FILE = "error.log"
@@ -32,13 +31,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Make the tables that are not made yet; a fault of the user's ends the job with one readable message."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     be_quiet()
     options = parse_arguments(arguments)
-    try:
+    with one_readable_message():
         run(options)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs.quiet import be_quiet
+from jobs.quiet import be_quiet, one_readable_message
 from pipeline.comparison.loading import COMPARISON_FILE, check_folders, is_finished, load_comparison, open_folder
 from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
@@ -34,18 +33,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the job; a fault of the user's ends it with one readable message."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     be_quiet()
     options = parse_arguments(arguments)
-    try:
+    with one_readable_message():
         plan = resolve_plan(options)
         check_plan(plan)
         if options.dry_run:
             print_plan(plan)
         else:
             run(plan, resumes=options.resume is not None)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 def resolve_plan(options: argparse.Namespace) -> Plan:

@@ -2,14 +2,13 @@
 
 import argparse
 import dataclasses
-import logging
 import sys
 import traceback
 from pathlib import Path
 
 import yaml
 
-from jobs.quiet import be_quiet
+from jobs.quiet import be_quiet, one_readable_message
 from pipeline.evaluation.command_line import settings_from
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 
@@ -54,10 +53,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the job; a fault of the user's ends it with one readable message."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     be_quiet()
     options = parse_arguments(arguments)
-    try:
+    with one_readable_message():
         settings = settings_from(
             options.adapter,
             options.prompts,
@@ -73,8 +71,6 @@ def main(arguments: list[str] | None = None) -> None:
             print_plan(settings)
         else:
             run(settings, output)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 def print_plan(settings: AdapterEvaluationSettings) -> None:

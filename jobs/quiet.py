@@ -1,7 +1,10 @@
-"""Settings of the libraries that keep harmless lines off the terminal. What is set outside already is left alone."""
+"""What keeps a job's terminal readable: no harmless lines of libraries, and one message for a fault of the user's."""
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SETTINGS = {
     # transformers names, at import, every image processor that would rather have torchvision; nothing here uses one.
@@ -21,7 +24,7 @@ SETTINGS_OF_A_RAY_OF_OUR_OWN = {
 
 
 def be_quiet() -> None:
-    """Apply the settings; call it before anything imports Ray, transformers or diffusers."""
+    """Apply the settings, but what is set outside already; call it before anything imports Ray or transformers."""
     settings = dict(SETTINGS)
     if not os.environ.get("RAY_ADDRESS"):
         settings |= SETTINGS_OF_A_RAY_OF_OUR_OWN
@@ -29,3 +32,13 @@ def be_quiet() -> None:
         os.environ.setdefault(name, value)
     # At its first use on a machine matplotlib warns that it is looking for fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+@contextmanager
+def one_readable_message() -> Iterator[None]:
+    """End the process with the message of a fault of the user's, a ValueError, instead of a stack."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        yield
+    except ValueError as error:
+        sys.exit(f"error: {error}")

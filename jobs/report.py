@@ -1,10 +1,9 @@
 """Write the report of runs, or of an evaluation: `python jobs/report.py runs/one [runs/two ...] --output DIR`."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from jobs.quiet import be_quiet
+from jobs.quiet import be_quiet, one_readable_message
 from pipeline.report.evaluation_page import is_evaluation_folder
 from pipeline.report.writing import write_evaluation_report, write_report
 
@@ -24,14 +23,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     be_quiet()
-    try:
+    with one_readable_message():
         if len(options.runs) == 1 and is_evaluation_folder(options.runs[0]):
             page = write_evaluation_report(options.runs[0], options.output)
         else:
             page = write_report(options.runs, options.output)
         print(f"report in {page}")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
