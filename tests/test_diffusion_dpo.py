@@ -22,6 +22,7 @@ from pipeline.policy import Policy
 from pipeline.preference_pairs import clean_pairs
 from pipeline.prompts import SampleBatch
 from pipeline.records import latent_column, record_rows
+from pipeline.training_record import training_record
 
 pytest_plugins = ["model_fixtures"]
 
@@ -61,6 +62,11 @@ def test_its_own_papers_beta_is_the_default(miniature_model: Path) -> None:
     run = run_settings(miniature_model)
     assert run.method.beta == 5000.0
     assert run.records_per_iteration == 4 and run.trained_grid_steps == ()
+
+
+def test_an_adapter_of_it_was_trained_on_no_reward(miniature_model: Path) -> None:
+    assert training_record(run_settings(miniature_model)).rewards == ()
+    assert [reward.name for reward in training_record(miniature_settings(miniature_model)).rewards] != []
 
 
 def test_the_loss_is_ln_2_at_initialisation(miniature_model: Path) -> None:
