@@ -158,8 +158,11 @@ def test_a_single_run_shows_its_diagnostics(tmp_path):
     for label in ("loss", "implicit accuracy", "margin", "gradient norm", "share of ties", "drift", "accepted moves"):
         assert label in text, label
     assert len(page.charts) == 3 + 6 + 5
-    assert "24 of 24 iterations are done" in page.text
-    assert "+0.1848" in page.text and "[+0.0522, +0.3241]" in page.text
+    iterations = len((RESULTS / "demo" / "metrics.jsonl").read_text().splitlines())
+    assert f"{iterations} of {iterations} iterations are done" in page.text
+    shown = json.loads((RESULTS / "demo" / "evaluation.json").read_text())["rewards"]["clip"]
+    assert f"{shown['difference']:+.4f}" in page.text
+    assert f"[{shown['low']:+.4f}, {shown['high']:+.4f}]" in page.text
 
 
 def test_a_run_of_one_iteration_that_is_not_evaluated_has_a_report(tmp_path):
