@@ -38,7 +38,9 @@ def train_loop(config: TrainLoopConfig) -> None:
         # Now that the learner has its place, workers beyond the minimum may take what is left.
         ray.get([fleet.grow.remote() for fleet in (config.reward_fleet, config.rollout_fleet)])
     publisher = Publisher(config, leads)
-    rollouts = Rollouts(ray.train.get_dataset_shard("train"), publisher.publish, next_policy)
+    rollouts = Rollouts(
+        ray.train.get_dataset_shard("train"), publisher.publish, publisher.publish_again_if_lost, next_policy
+    )
     while not settings.is_over(position.next_iteration, position.seconds):
         metrics = _iterate(config, learner, rollouts, position)
         position = Position(position.next_iteration + 1, position.policy_version + 1, metrics["seconds_spent"])

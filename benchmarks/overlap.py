@@ -83,7 +83,7 @@ def learn_asleep(loop_config: dict[str, Any]) -> None:
     def policy_of(version: int) -> RolloutPolicy:
         return RolloutPolicy(version, np.full(ADAPTER_PARAMETERS, version, np.float32), None)
 
-    rollouts = Rollouts(ray.train.get_dataset_shard("train"), publish)
+    rollouts = Rollouts(ray.train.get_dataset_shard("train"), publish, watch=lambda: None)
     seconds = []
     for iteration in range(config.iterations):
         started = time.monotonic()
