@@ -31,7 +31,7 @@ def redact(text: str) -> str:
     """`text` without logins and secret parameters of URLs, and without the values of secret environment variables."""
     text = _PARAMETER.sub(rf"\g<name>{HIDDEN}", _LOGIN.sub(HIDDEN, text))
     # The longest first: one may be a part of another.
-    for value in sorted(_secret_values(), key=len, reverse=True):
+    for value in sorted(_secret_variables().values(), key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     return text
 
@@ -56,16 +56,20 @@ def refuse_secrets(settings: BaseModel) -> None:
     for key, text in _texts(settings.model_dump(mode="json"), ""):
         shown = redact(text)
         if shown != text:
+            held = [name for name, value in _secret_variables().items() if value in text]
+            what = f"the value of the environment variable {held[0]}" if held else "a secret"
             raise ValueError(
-                f"{key}={shown!r} holds a secret, which the run folder, the report and the logs would show; leave it "
+                f"{key}={shown!r} holds {what}, which the run folder, the report and the logs would show; leave it "
                 "out: a reward over HTTP takes its login from ~/.netrc, storage and the hub take theirs from the "
                 "environment or from the role of the machine (docs/cluster.md)"
             )
 
 
-def _secret_values() -> set[str]:
+def _secret_variables() -> dict[str, str]:
     return {
-        value for name, value in os.environ.items() if SECRET_VARIABLE.search(name) and len(value) >= SHORTEST_SECRET
+        name: value
+        for name, value in os.environ.items()
+        if SECRET_VARIABLE.search(name) and len(value) >= SHORTEST_SECRET
     }
 
 

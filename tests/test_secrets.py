@@ -77,7 +77,7 @@ def test_values_of_secret_variables_are_hidden_wherever_they_stand(monkeypatch: 
             {"reward": [{"name": "clip"}, {"name": "http", "path": "http://host/score?token=hunter2"}]},
             r"reward.1.path='http://host/score\?token=\*\*\*' holds a secret",
         ),
-        ({"model": {"path": f"/models/{SECRET}"}}, r"model.path='/models/\*\*\*' holds a secret"),
+        ({"model": {"path": f"/models/{SECRET}"}}, r"model.path='/models/\*\*\*' holds the value of .* WANDB_API_KEY,"),
     ],
 )
 def test_settings_that_hold_a_secret_are_refused_without_showing_it(sections: dict, message: str, planted: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,3 +131,15 @@ def test_what_is_sent_to_the_cluster_is_the_code_and_the_demo(tmp_path: Path) ->
     assert {"pipeline", "actors", "jobs", "configs", "models", "examples"} <= top
     assert not {".git", ".venv", ".ci", "benchmarks", "deploy", "docs", "results", "runs", "tests"} & top
     assert sum(size for name, size in sizes.items() if not name.startswith("models/")) < 2 * 2**20
+
+
+def test_secrets_that_lie_beside_the_code_are_not_sent(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    for name in (".env", ".netrc", "jobs/.env", "jobs/align.py", "runs/demo/config.yaml"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("secret", encoding="utf-8")
+    for name in (".gitignore", ".rayignore"):
+        shutil.copy(REPOSITORY / name, repository)
+    create_package(str(repository), tmp_path / "package.zip", include_gitignore=True)
+    with ZipFile(tmp_path / "package.zip") as package:
+        assert set(package.namelist()) == {".gitignore", ".rayignore", "jobs/align.py"}
