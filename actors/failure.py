@@ -9,6 +9,7 @@ from ray.exceptions import RayTaskError
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.run_folder import write_text
+from pipeline.secrets import redact
 
 LONGEST_REASON_LINES = 20
 ERROR_FILE = "error.log"
@@ -31,12 +32,12 @@ def explain_failure(error: BaseException, journal: Any) -> RunFailedError:
     from_training = isinstance(error, TrainingFailedError | LastingFailureError)
     noted: list[str] = ray.get(journal.noted_failures.remote()) if from_training else []
     cause = root_cause(error)
-    return RunFailedError(_shorten(noted[0] if noted else f"{type(cause).__name__}: {cause}"))
+    return RunFailedError(redact(_shorten(noted[0] if noted else f"{type(cause).__name__}: {cause}")))
 
 
 def note_failure(error: RunFailedError, run_directory: Path) -> Path:
-    """Keep every detail of a failure in the run's folder; return the file."""
-    write_text(run_directory / ERROR_FILE, "".join(traceback.format_exception(error)))
+    """Keep every detail of a failure but secrets in the run's folder; return the file."""
+    write_text(run_directory / ERROR_FILE, redact("".join(traceback.format_exception(error))))
     return run_directory / ERROR_FILE
 
 
