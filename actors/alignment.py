@@ -1,13 +1,14 @@
 """A whole run: start the actors, train, evaluate, export."""
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.train import Result, TrainingFailedError
+from ray.train import TrainingFailedError
 
 from actors.crew import Crew, start_crew
 from actors.evaluation import evaluate
@@ -17,6 +18,7 @@ from actors.training import train
 from actors.weights import WeightTicket, load_weights
 from pipeline.adapter import export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
+from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.pictures import most_changed_picture
@@ -28,6 +30,8 @@ from pipeline.progress import ProgressReporter
 from pipeline.report.evaluation_file import EVALUATION_FILE
 from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
 from pipeline.training_record import training_record
+
+logger = logging.getLogger(__name__)
 
 NO_EVALUATION = "None was made (evaluation.images=0)."
 
@@ -42,16 +46,20 @@ def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporte
 
     Raises:
         RunFailedError: an actor, a reward or the learner failed; the message is the reason.
+        ValueError: the folder has checkpoints, and none is whole.
     """
     started = time.monotonic()
+    checkpoints = checkpoints_of_run(settings, run_directory)
+    if explanation := checkpoints.newest().explanation():
+        logger.warning(explanation)
     crew = start_crew(settings, run_directory)
     try:
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
-            result = train(settings, inputs, crew, run_directory)
+            train(settings, inputs, crew, run_directory)
         trained = time.monotonic()
         ticket, held_out = ray.get(crew.store.current.remote()), inputs.prompts.held_out
         evaluation = _evaluate(settings, held_out, crew, ticket, run_directory) if settings.evaluation.images else None
-        _export(settings, ticket, result, evaluation, run_directory)
+        _export(settings, ticket, checkpoints, evaluation, run_directory)
         summary = {
             "name": settings.name,
             "iterations": ticket.iteration,
@@ -81,7 +89,11 @@ def _evaluate(
 
 
 def _export(
-    settings: RunSettings, ticket: WeightTicket, result: Result, evaluation: Evaluation | None, run_directory: Path
+    settings: RunSettings,
+    ticket: WeightTicket,
+    checkpoints: CheckpointStore,
+    evaluation: Evaluation | None,
+    run_directory: Path,
 ) -> None:
     """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them."""
     on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
@@ -91,7 +103,7 @@ def _export(
     load_flat_adapter(policy, load_weights(ticket))
     export_adapter(policy, run_directory / "adapter", card, record)
     if settings.learner.ema_decay is not None:
-        assert result.checkpoint is not None, "the last iteration has a checkpoint"
-        with result.checkpoint.as_directory() as directory:
-            load_average(policy, Path(directory))
+        files = checkpoints.newest().files
+        assert files is not None, "the last iteration has a checkpoint"
+        load_average(policy, files)
         export_adapter(policy, run_directory / "adapter_ema", card, record)

@@ -1,9 +1,8 @@
 """The Ray Train loop: fetch an iteration's records, learn, checkpoint, publish."""
 
 import asyncio
-import tempfile
+import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,9 +15,12 @@ from actors.imaging import draw_images
 from actors.training import TrainLoopConfig
 from actors.weights import checksum_of
 from pipeline.adapter import flatten_adapter
-from pipeline.checkpoint import Position, load_checkpoint, save_checkpoint
+from pipeline.checkpoint import Position, pack_checkpoint, unpack_checkpoint
+from pipeline.checkpoint_store import CheckpointStore, Files
 from pipeline.learning import Learner
 from pipeline.policy import Policy
+
+logger = logging.getLogger(__name__)
 
 
 def train_loop(config: TrainLoopConfig) -> None:
@@ -30,8 +32,8 @@ def train_loop(config: TrainLoopConfig) -> None:
     settings = config.settings
     torch.set_num_threads(settings.learner.threads)
     learner = Learner(Policy.load(settings.model, settings.lora, settings.sampling, settings.seed), settings)
-    position = _restore(learner)
     leads = ray.train.get_context().get_world_rank() == 0
+    position = _restore(learner, config.checkpoints, leads)
     if leads:
         ray.get(config.journal.begin.remote(position.next_iteration))
         # Now that the learner has its place, workers beyond the minimum may take what is left.
@@ -45,7 +47,9 @@ def train_loop(config: TrainLoopConfig) -> None:
             ray.get(config.journal.record.remote(metrics))
         over = settings.is_over(position.next_iteration, position.seconds)
         if over or position.next_iteration % settings.checkpoint.every == 0:
-            _report(learner, position, metrics, leads)
+            if leads:
+                config.checkpoints.save(position.next_iteration, pack_checkpoint(learner, position))
+            ray.train.report(metrics)
     if leads:
         _publish(config, learner, position)
 
@@ -128,20 +132,21 @@ def common_seconds(own: float) -> float:
     return float(longest)
 
 
-def _restore(learner: Learner) -> Position:
-    """Continue from Ray Train's latest checkpoint if there is one; return where that stands."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return Position(0, 0)
-    with checkpoint.as_directory() as directory:
-        return load_checkpoint(learner, Path(directory))
+def _restore(learner: Learner, checkpoints: CheckpointStore, leads: bool) -> Position:
+    """Continue from the newest whole checkpoint if there is one; return where that stands.
+
+    Worker 0 reads it for all workers, which must go on from the same one, wherever they can see.
+    """
+    files = _newest_files(checkpoints) if leads else None
+    if dist.is_initialized():
+        shared = [files]
+        dist.broadcast_object_list(shared, src=0, device=torch.device("cpu"))
+        (files,) = shared
+    return Position(0, 0) if files is None else unpack_checkpoint(learner, files)
 
 
-def _report(learner: Learner, position: Position, metrics: dict[str, Any], leads: bool) -> None:
-    """Hand Ray Train a checkpoint from worker 0; a barrier of all workers."""
-    with tempfile.TemporaryDirectory() as directory:
-        checkpoint = None
-        if leads:
-            save_checkpoint(learner, position, Path(directory))
-            checkpoint = ray.train.Checkpoint.from_directory(directory)
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"iteration_{position.next_iteration:06d}")
+def _newest_files(checkpoints: CheckpointStore) -> Files | None:
+    found = checkpoints.newest()
+    if found.skipped:
+        logger.warning(found.explanation())
+    return found.files

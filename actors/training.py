@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray.train
-from ray.train import CheckpointConfig, DataConfig, RunConfig, ScalingConfig
+from ray.train import DataConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.dataset import rollout_dataset
 from actors.inputs import RunInputs
+from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ class TrainLoopConfig:
     sample_prompts: list[str]
     store: Any
     journal: Any
+    checkpoints: CheckpointStore
     rollout_fleet: Any
     reward_fleet: Any
 
 
-def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path) -> ray.train.Result:
-    """Run every iteration that `run_directory` has no checkpoint of yet.
+def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path) -> None:
+    """Run every iteration that comes after the newest whole checkpoint of `run_directory`.
 
     Raises:
         ray.train.TrainingFailedError: a learner worker failed, or a rollout or a reward it asked for.
@@ -44,34 +46,33 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
     dataset = rollout_dataset(settings, inputs.batches, crew.rollout_fleet, crew.store, crew.journal)
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config={
-            "config": TrainLoopConfig(
-                settings=settings,
-                sample_prompts=inputs.prompts.held_out,
-                store=crew.store,
-                journal=crew.journal,
-                rollout_fleet=crew.rollout_fleet,
-                reward_fleet=crew.reward_fleet,
-            )
-        },
-        # NCCL moves no CPU tensors, and the counts and hashes that workers compare are on the CPU.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if settings.learner.num_gpus else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=settings.learner.num_workers,
-            use_gpu=settings.learner.num_gpus > 0,
-            resources_per_worker={"CPU": settings.learner.num_cpus, "GPU": settings.learner.num_gpus},
-        ),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=str(run_directory.resolve()),
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
-        ),
-        datasets={"train": dataset},
-        dataset_config=DataConfig(execution_options=dataset.context.execution_options),
-    )
-    return trainer.fit()
+    # Ray Train is told of no checkpoint, and what else it keeps of a run is of no use after it.
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={
+                "config": TrainLoopConfig(
+                    settings=settings,
+                    sample_prompts=inputs.prompts.held_out,
+                    store=crew.store,
+                    journal=crew.journal,
+                    checkpoints=checkpoints_of_run(settings, run_directory),
+                    rollout_fleet=crew.rollout_fleet,
+                    reward_fleet=crew.reward_fleet,
+                )
+            },
+            # NCCL moves no CPU tensors, and the counts and hashes that workers compare are on the CPU.
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if settings.learner.num_gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=settings.learner.num_workers,
+                use_gpu=settings.learner.num_gpus > 0,
+                resources_per_worker={"CPU": settings.learner.num_cpus, "GPU": settings.learner.num_gpus},
+            ),
+            run_config=RunConfig(storage_path=scratch),
+            datasets={"train": dataset},
+            dataset_config=DataConfig(execution_options=dataset.context.execution_options),
+        )
+        trainer.fit()
 
 
 def _train_worker(loop_config: dict[str, Any]) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 """What a run writes first, and what it writes last."""
 
+CHECKPOINTS_FOLDER = "checkpoints"
+"""What a run is taken up from."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""

@@ -1,6 +1,7 @@
 """A run that goes wrong, is killed, and is taken up again ends as if nothing had happened."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -33,16 +34,21 @@ def poisoned_run(
 
 @pytest.fixture(scope="module")
 def killed_run(poisoned_run: tuple[FinishedJob, Path], miniature_clip: Path) -> Path:
-    """The folder of the poisoned run after its reward was repaired, it was resumed, and it was killed half-way."""
+    """The folder of the poisoned run after its reward was repaired, it was resumed, and it was killed half-way.
+
+    Its newest checkpoint was cut off, as if the machine had lost power with it.
+    """
     folder = poisoned_run[1]
     shutil.copytree(miniature_clip, folder.parent / "clip", dirs_exist_ok=True)
     job = RunningJob("--resume", folder)
     try:
-        while len(finished_iterations(folder)) < 2:
+        while len(finished_iterations(folder)) < 3:
             assert job.process.poll() is None, job.wait()
             time.sleep(0.01)
     finally:
         job.kill()
+    newest = max(manifest.parent for manifest in (folder / "checkpoints").glob("*/manifest.json"))
+    os.truncate(newest / "learner.safetensors", 1000)
     return folder
 
 
@@ -70,9 +76,10 @@ def test_a_poisoned_run_leaves_its_folder_and_no_half_iteration(poisoned_run):
 
 
 def test_a_killed_run_resumes_to_the_very_same_adapter(killed_run, undisturbed_run):
-    assert 2 <= len(finished_iterations(killed_run)) < ITERATIONS
+    assert 3 <= len(finished_iterations(killed_run)) < ITERATIONS
     job = run_align("--resume", killed_run)
     assert job.exit_code == 0, job.stderr
+    assert "is passed over, its learner.safetensors is not the file that" in job.stderr
     undisturbed = undisturbed_run[1]
     found, expected = finished_iterations(killed_run), finished_iterations(undisturbed)
     assert [line["iteration"] for line in found] == list(range(ITERATIONS))
