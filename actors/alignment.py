@@ -29,6 +29,7 @@ from pipeline.policy import Policy
 from pipeline.progress import ProgressReporter
 from pipeline.report.evaluation_file import EVALUATION_FILE
 from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
+from pipeline.stopping import StopRequest
 from pipeline.training_record import training_record
 
 logger = logging.getLogger(__name__)
@@ -36,26 +37,38 @@ logger = logging.getLogger(__name__)
 NO_EVALUATION = "None was made (evaluation.images=0)."
 
 
-def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporter: ProgressReporter) -> dict[str, Any]:
+def align(
+    settings: RunSettings,
+    inputs: RunInputs,
+    run_directory: Path,
+    reporter: ProgressReporter,
+    stop: StopRequest | None = None,
+) -> dict[str, Any]:
     """Align a model on the connected cluster and leave everything in `run_directory`, which exists.
 
     Iterations that the folder has checkpoints of are not made again.
+
+    Args:
+        stop: may ask the run to end early.
 
     Returns:
         The summary, as written to summary.json.
 
     Raises:
         RunFailedError: an actor, a reward or the learner failed; the message is the reason.
+        RunStoppedError: the run was asked to stop, and has written a checkpoint.
         ValueError: the folder has checkpoints, and none is whole.
     """
-    started = time.monotonic()
+    started, stop = time.monotonic(), stop or StopRequest()
     checkpoints = checkpoints_of_run(settings, run_directory)
     if explanation := checkpoints.newest().explanation():
         logger.warning(explanation)
     crew = start_crew(settings, run_directory)
     try:
+        stop.listen(crew.journal.request_stop.remote)
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
             train(settings, inputs, crew, run_directory)
+        stop.raise_if_made()
         trained = time.monotonic()
         ticket, held_out = ray.get(crew.store.current.remote()), inputs.prompts.held_out
         evaluation = _evaluate(settings, held_out, crew, ticket, run_directory) if settings.evaluation.images else None

@@ -33,6 +33,7 @@ class Journal:
         self._history: list[dict[str, Any]] = []
         self._failures: list[str] = []
         self._first = 0
+        self._stop_requested = False
         self._tensorboard: SummaryWriter | None = None
 
     def begin(self, iteration: int) -> None:
@@ -67,6 +68,14 @@ class Journal:
     def noted_failures(self) -> list[str]:
         """What `note_failure` was told, oldest first."""
         return self._failures
+
+    def request_stop(self) -> None:
+        """Ask the learner to stop after the iteration in progress."""
+        self._stop_requested = True
+
+    def stop_requested(self) -> bool:
+        """Whether `request_stop` was called."""
+        return self._stop_requested
 
     def save_records(self, iteration: int, worker: int, table: pa.Table) -> None:
         """Keep one learner worker's share of an iteration's records as Parquet."""

@@ -27,7 +27,8 @@ def train_loop(config: TrainLoopConfig) -> None:
     """What each Ray Train worker runs.
 
     Iteration i rolls out with policy version i; the version after the last is the result. The dataset is executed
-    afresh in every iteration, when all workers have asked for it, which worker 0 does only after publishing.
+    afresh in every iteration, when all workers have asked for it, which worker 0 does only after publishing. A run that
+    was asked to stop returns after a checkpoint.
     """
     settings = config.settings
     torch.set_num_threads(settings.learner.threads)
@@ -45,11 +46,14 @@ def train_loop(config: TrainLoopConfig) -> None:
         position = Position(position.next_iteration + 1, position.policy_version + 1, metrics["seconds_spent"])
         if leads:
             ray.get(config.journal.record.remote(metrics))
+        stops = common_maximum(float(leads and ray.get(config.journal.stop_requested.remote()))) > 0
         over = settings.is_over(position.next_iteration, position.seconds)
-        if over or position.next_iteration % settings.checkpoint.every == 0:
+        if over or stops or position.next_iteration % settings.checkpoint.every == 0:
             if leads:
                 config.checkpoints.save(position.next_iteration, pack_checkpoint(learner, position))
             ray.train.report(metrics)
+        if stops:
+            return
     if leads:
         _publish(config, learner, position)
 
@@ -66,7 +70,8 @@ def _iterate(config: TrainLoopConfig, learner: Learner, position: Position) -> d
         ray.get(config.journal.save_records.remote(iteration, rank, table))
     adapter_hash = common_hash(learner)
     finished = time.monotonic()
-    seconds = common_seconds(finished - started)
+    # All must agree on whether a budget of time is spent.
+    seconds = common_maximum(finished - started)
     return {
         "iteration": iteration,
         "policy_version": position.policy_version,
@@ -123,13 +128,13 @@ def common_hash(learner: Learner) -> str:
     return own
 
 
-def common_seconds(own: float) -> float:
-    """The seconds of the slowest worker: all must agree on whether a budget of time is spent."""
+def common_maximum(own: float) -> float:
+    """The largest of all workers' numbers, so that they decide alike."""
     if not dist.is_initialized():
         return own
-    longest = torch.tensor(own, dtype=torch.float64)
-    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-    return float(longest)
+    largest = torch.tensor(own, dtype=torch.float64)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return float(largest)
 
 
 def _restore(learner: Learner, checkpoints: CheckpointStore, leads: bool) -> Position:

@@ -183,6 +183,9 @@ class CheckpointSettings(Settings):
     """Iterations between checkpoints; the last iteration always has one."""
     keep: PositiveInt = 2
     """Checkpoints kept."""
+    grace_seconds: NonNegativeFloat = 60.0
+    """How long a run that SIGTERM or Ctrl-C stops may take to end its iteration with a checkpoint, before it gives the
+    iteration up."""
 
 
 class RecordSettings(Settings):
