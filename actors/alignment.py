@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 
-from actors.crew import Crew, start_crew
+from actors.crew import start_crew
 from actors.evaluation import evaluate
 from actors.failure import explain_failure
 from actors.inputs import RunInputs
@@ -25,6 +26,7 @@ from pipeline.evaluation.pictures import most_changed_picture
 from pipeline.evaluation.tables import evaluation_text
 from pipeline.images import save_png
 from pipeline.model_card import adapter_card
+from pipeline.patience import Patience
 from pipeline.policy import Policy
 from pipeline.progress import ProgressReporter
 from pipeline.report.evaluation_file import EVALUATION_FILE
@@ -60,7 +62,7 @@ def align(
         ValueError: the folder has checkpoints, and none is whole.
     """
     started, stop = time.monotonic(), stop or StopRequest()
-    checkpoints = checkpoints_of_run(settings, run_directory)
+    patience, checkpoints = Patience(settings.checkpoint.retry_seconds), checkpoints_of_run(settings, run_directory)
     if explanation := checkpoints.newest().explanation():
         logger.warning(explanation)
     crew = start_crew(settings, run_directory)
@@ -71,8 +73,12 @@ def align(
         stop.raise_if_made()
         trained = time.monotonic()
         ticket, held_out = ray.get(crew.store.current.remote()), inputs.prompts.held_out
-        evaluation = _evaluate(settings, held_out, crew, ticket, run_directory) if settings.evaluation.images else None
-        _export(settings, ticket, checkpoints, evaluation, run_directory)
+        evaluation = None
+        if settings.evaluation.images:
+            evaluation = asyncio.run(evaluate(settings, held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
+            patience.keep_trying(f"write into {run_directory}", partial(_save_evaluation, evaluation, run_directory))
+        export = partial(_export, settings, ticket, checkpoints, evaluation, run_directory)
+        patience.keep_trying(f"export the adapter into {run_directory}", export)
         summary = {
             "name": settings.name,
             "iterations": ticket.iteration,
@@ -83,7 +89,7 @@ def align(
             "last_iteration": ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1],
             "evaluation": evaluation.rewards_as_json() if evaluation else None,
         }
-        write_json(run_directory / SUMMARY_FILE, summary)
+        patience.keep_trying(f"write into {run_directory}", partial(write_json, run_directory / SUMMARY_FILE, summary))
         return summary
     except (RayError, TrainingFailedError, RuntimeError) as error:
         raise explain_failure(error, crew.journal) from error
@@ -91,14 +97,10 @@ def align(
         crew.dismiss()
 
 
-def _evaluate(
-    settings: RunSettings, prompts: list[str], crew: Crew, ticket: WeightTicket, run_directory: Path
-) -> Evaluation:
-    evaluation = asyncio.run(evaluate(settings, prompts, crew.rollout_fleet, crew.reward_fleet, ticket))
+def _save_evaluation(evaluation: Evaluation, run_directory: Path) -> None:
     save_png(most_changed_picture(evaluation), run_directory / "before_after.png")
     write_json(run_directory / EVALUATION_FILE, evaluation.as_json())
     write_text(run_directory / "evaluation.md", evaluation_text(evaluation) + "\n")
-    return evaluation
 
 
 def _export(

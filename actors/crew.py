@@ -13,6 +13,7 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutWorker
 from actors.weights import start_weight_store
 from pipeline.config import PoolSettings, RunSettings
+from pipeline.patience import Patience
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def check_room(settings: RunSettings) -> None:
 
 def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
     """Start the actors; those that cannot be placed yet wait for nodes."""
-    store, journal = start_weight_store(), start_journal(run_directory)
+    store, journal = start_weight_store(), start_journal(run_directory, Patience(settings.checkpoint.retry_seconds))
     rewards = start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
     rollouts = start_pool(
         "rollout",

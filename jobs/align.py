@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def run(settings: RunSettings, run_directory: Path) -> None:
     from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.crew import check_room, cpus_of_all_workers
     from actors.failure import RunFailedError, note_failure
+    from pipeline.patience import StorageError
     from pipeline.preflight import check_run, own_modules
     from pipeline.stopping import RunStoppedError
 
@@ -101,7 +103,7 @@ def run(settings: RunSettings, run_directory: Path) -> None:
     except RunStoppedError as stopped:
         tell(f"{stopped}; continue with: {resume_command(run_directory)}")
         sys.exit(stopped.exit_code)
-    except RunFailedError as error:
+    except (RunFailedError, StorageError) as error:
         details = note_failure(error, run_directory)
         sys.exit(
             f"error: {error}\n"
@@ -119,11 +121,12 @@ def carry_out(settings: RunSettings, run_directory: Path, circumstances: dict[st
         circumstances: what environment.json says beside versions and hardware.
 
     Raises:
-        RunFailedError, RunStoppedError: it ended early.
+        RunFailedError, RunStoppedError, StorageError: it ended early.
         ValueError: prompts, pairs of images or checkpoints that cannot be read.
     """
     from actors.alignment import align
     from actors.inputs import inputs_of_run, save_inputs
+    from pipeline.patience import Patience
     from pipeline.preflight import warn_of_long_prompts
     from pipeline.progress import ProgressReporter
     from pipeline.report.writing import write_report
@@ -135,8 +138,13 @@ def carry_out(settings: RunSettings, run_directory: Path, circumstances: dict[st
     if settings.prompts.columns:
         prompts = [*inputs.prompts.train, *inputs.prompts.held_out]
         circumstances = circumstances | {"truncated_prompts": warn_of_long_prompts(settings.model.path, prompts)}
-    describe_run(settings, run_directory, circumstances)
-    save_inputs(inputs, settings, run_directory)
+    patience = Patience(settings.checkpoint.retry_seconds)
+
+    def describe() -> None:
+        describe_run(settings, run_directory, circumstances)
+        save_inputs(inputs, settings, run_directory)
+
+    patience.keep_trying(f"write into {run_directory}", describe)
     print(f"{settings.name}: Ray {circumstances['cluster']['mode']}, results in {run_directory}", flush=True)
     if len(settings.rewards) > 1:
         print(reward_line(settings), flush=True)
@@ -144,7 +152,8 @@ def carry_out(settings: RunSettings, run_directory: Path, circumstances: dict[st
 
     def align_and_report(stop: StopRequest) -> tuple[dict, Path]:
         summary = align(settings, inputs, run_directory, reporter, stop)
-        return summary, write_report([run_directory], run_directory)
+        write = partial(write_report, [run_directory], run_directory)
+        return summary, patience.keep_trying(f"write the report into {run_directory}", write)
 
     summary, report = work_until_stopped(align_and_report, settings.checkpoint.grace_seconds, tell)
     print_summary(summary, run_directory, report)

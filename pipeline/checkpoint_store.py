@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, SubTreeFileSystem
 
 from pipeline.config import RunSettings
+from pipeline.patience import NO_PATIENCE, Patience, StorageError, in_megabytes
 from pipeline.run_folder import CHECKPOINTS_FOLDER
 
 MANIFEST_FILE = "manifest.json"
@@ -60,10 +61,12 @@ class CheckpointStore:
     Attributes:
         location: the folder, an absolute path or a URI that pyarrow knows, such as s3://bucket/runs/demo/checkpoints.
         keep: how many are kept.
+        patience: with storage that fails.
     """
 
     location: str
     keep: int
+    patience: Patience = NO_PATIENCE
 
     def save(self, next_iteration: int, files: Files) -> None:
         """Write the checkpoint of a run that makes `next_iteration` next, then delete those beyond the newest `keep`.
@@ -72,10 +75,19 @@ class CheckpointStore:
         not whole, has caught up with them.
 
         Raises:
-            OSError: the storage refuses; older checkpoints stay as they were.
+            StorageError: the storage refuses; older checkpoints stay as they were.
         """
         name = f"iteration_{next_iteration:06d}"
-        self._create()
+        size = in_megabytes(sum(map(len, files.values())))
+        self.patience.keep_trying(
+            f"write the checkpoint {name} ({size}) into {self.location}", lambda: self._save(name, files)
+        )
+        self.patience.keep_trying(f"delete old checkpoints in {self.location}", self._delete_outdated)
+
+    def _save(self, name: str, files: Files) -> None:
+        filesystem, path = FileSystem.from_uri(self.location)
+        # Not the run folder too: where it is gone, its disk is, and what takes its place is another one.
+        filesystem.create_dir(path, recursive=False)
         for outlived in (found for found in self.names() if found >= name):
             self._folder.delete_dir(outlived)
         self._folder.create_dir(name)
@@ -83,6 +95,8 @@ class CheckpointStore:
             self._write(f"{name}/{file}", content)
         self._write(f"{name}/{UNFINISHED_MANIFEST}", _manifest_of(files))
         self._folder.move(f"{name}/{UNFINISHED_MANIFEST}", f"{name}/{MANIFEST_FILE}")
+
+    def _delete_outdated(self) -> None:
         for outdated in self.names()[: -self.keep]:
             self._folder.delete_dir(outdated)
 
@@ -91,8 +105,9 @@ class CheckpointStore:
 
         Raises:
             ValueError: there are checkpoints, and none is whole.
+            StorageError: the storage does not answer.
         """
-        names = self.names()
+        names = self.patience.keep_trying(f"list {self.location}", self.names)
         skipped: list[str] = []
         for name in reversed(names):
             try:
@@ -115,11 +130,8 @@ class CheckpointStore:
         """
         if not self._exists(f"{name}/{MANIFEST_FILE}"):
             raise CheckpointDamagedError(f"it has no {MANIFEST_FILE}, so its writing came to no end")
-        try:
-            stated = _read_manifest(self._read(f"{name}/{MANIFEST_FILE}"))
-            files = {file: self._read(f"{name}/{file}") for file in stated}
-        except OSError as error:
-            raise CheckpointDamagedError(f"it cannot be read: {error}") from error
+        stated = _read_manifest(self._read(f"{name}/{MANIFEST_FILE}"))
+        files = {file: self._read(f"{name}/{file}") for file in stated}
         for file, content in files.items():
             if hashlib.sha256(content).hexdigest() != stated[file]:
                 raise CheckpointDamagedError(f"its {file} is not the file that {MANIFEST_FILE} states")
@@ -137,17 +149,24 @@ class CheckpointStore:
         filesystem, path = FileSystem.from_uri(self.location)
         return SubTreeFileSystem(path, filesystem)
 
-    def _create(self) -> None:
-        filesystem, path = FileSystem.from_uri(self.location)
-        filesystem.create_dir(path)
-
     def _exists(self, path: str) -> bool:
-        return bool(self._folder.get_file_info(path).type == FileType.File)
+        info = self.patience.keep_trying(
+            f"look for {path} in {self.location}", lambda: self._folder.get_file_info(path)
+        )
+        return bool(info.type == FileType.File)
 
     def _read(self, path: str) -> bytes:
-        with self._folder.open_input_stream(path) as stream:
-            content: bytes = stream.read()
-        return content
+        def read() -> bytes:
+            with self._folder.open_input_stream(path) as stream:
+                content: bytes = stream.read()
+            return content
+
+        if not self._exists(path):
+            raise CheckpointDamagedError(f"its {path.split('/')[-1]} is missing")
+        try:
+            return self.patience.keep_trying(f"read {path} in {self.location}", read)
+        except StorageError as error:
+            raise CheckpointDamagedError(str(error)) from error
 
     def _write(self, path: str, content: bytes) -> None:
         with self._folder.open_output_stream(path) as stream:
@@ -156,7 +175,11 @@ class CheckpointStore:
 
 def checkpoints_of_run(settings: RunSettings, run_directory: Path) -> CheckpointStore:
     """The checkpoints in a run folder."""
-    return CheckpointStore(str(run_directory.resolve() / CHECKPOINTS_FOLDER), settings.checkpoint.keep)
+    return CheckpointStore(
+        location=str(run_directory.resolve() / CHECKPOINTS_FOLDER),
+        keep=settings.checkpoint.keep,
+        patience=Patience(settings.checkpoint.retry_seconds),
+    )
 
 
 def _manifest_of(files: Files) -> bytes:

@@ -183,6 +183,8 @@ class CheckpointSettings(Settings):
     """Iterations between checkpoints; the last iteration always has one."""
     keep: PositiveInt = 2
     """Checkpoints kept."""
+    retry_seconds: NonNegativeFloat = 300.0
+    """How long a write to the run folder that fails is tried again, with pauses that double, before the run stops."""
     grace_seconds: NonNegativeFloat = 60.0
     """How long a run that SIGTERM or Ctrl-C stops may take to end its iteration with a checkpoint, before it gives the
     iteration up."""

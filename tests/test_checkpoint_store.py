@@ -22,7 +22,7 @@ def content(iteration: int) -> dict[str, bytes]:
 @pytest.fixture
 def store(tmp_path: Path) -> CheckpointStore:
     """Checkpoints 3 and 4, of which two are kept."""
-    store = CheckpointStore(str(tmp_path / "run" / "checkpoints"), keep=2)
+    store = CheckpointStore(str(tmp_path / "checkpoints"), keep=2)
     for iteration in range(1, 5):
         store.save(iteration, content(iteration))
     return store
