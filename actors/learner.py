@@ -43,6 +43,8 @@ def train_loop(config: TrainLoopConfig) -> None:
         if leads:
             _publish(config, learner, position)
         metrics = _iterate(config, learner, position)
+        if leads:
+            metrics |= _losses(config)
         position = Position(position.next_iteration + 1, position.policy_version + 1, metrics["seconds_spent"])
         if leads:
             ray.get(config.journal.record.remote(metrics))
@@ -82,6 +84,14 @@ def _iterate(config: TrainLoopConfig, learner: Learner, position: Position) -> d
         "seconds": seconds,
         "seconds_spent": position.seconds + seconds,
         "time": time.time(),
+    }
+
+
+def _losses(config: TrainLoopConfig) -> dict[str, int]:
+    """Workers lost and calls garbled since this run was started or taken up, for the metrics."""
+    stats = ray.get([fleet.stats.remote() for fleet in (config.rollout_fleet, config.reward_fleet)])
+    return {
+        f"{counter}/{fleet.name}": getattr(fleet, counter) for fleet in stats for counter in ("lost", "hung", "garbled")
     }
 
 
