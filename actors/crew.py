@@ -6,13 +6,15 @@ from typing import Any
 
 import ray
 
-from actors.capacity import WorkerRequest, check_capacity
+from actors.capacity import WorkerRequest, check_capacity, check_object_store
 from actors.fleet import start_fleet
 from actors.journal import start_journal
 from actors.reward import RewardActor
 from actors.rollout import RolloutWorker
 from actors.weights import start_weight_store
+from pipeline.arithmetic import run_arithmetic
 from pipeline.config import PoolSettings, RunSettings
+from pipeline.patience import Patience
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,15 @@ def check_room(settings: RunSettings) -> None:
     """Refuse a run that the connected cluster can never hold.
 
     Raises:
-        ValueError: the cluster has a fixed size, and the minimum of workers does not fit.
+        ValueError: the cluster has a fixed size, and the minimum of workers, or of object store, does not fit.
     """
     check_capacity(worker_requests(settings))
+    check_object_store(run_arithmetic(settings).object_store_bytes_at_once, settings.rollout.trajectories)
 
 
 def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
     """Start the actors; those that cannot be placed yet wait for nodes."""
-    store, journal = start_weight_store(), start_journal(run_directory)
+    store, journal = start_weight_store(), start_journal(run_directory, Patience(settings.checkpoint.retry_seconds))
     rewards = start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
     rollouts = start_pool(
         "rollout",
@@ -102,6 +105,7 @@ def start_pool(
         min_workers=pool.min_workers,
         max_workers=pool.max_workers,
         calls_per_worker=calls_per_worker,
+        call_timeout_s=pool.timeout_seconds,
     )
 
 

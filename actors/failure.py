@@ -35,9 +35,12 @@ def explain_failure(error: BaseException, journal: Any) -> RunFailedError:
     return RunFailedError(redact(_shorten(noted[0] if noted else f"{type(cause).__name__}: {cause}")))
 
 
-def note_failure(error: RunFailedError, run_directory: Path) -> Path:
-    """Keep every detail of a failure but secrets in the run's folder; return the file."""
-    write_text(run_directory / ERROR_FILE, redact("".join(traceback.format_exception(error))))
+def note_failure(error: Exception, run_directory: Path) -> Path | str:
+    """Keep every detail of a failure but secrets in the run's folder; return the file, or why it was not written."""
+    try:
+        write_text(run_directory / ERROR_FILE, redact("".join(traceback.format_exception(error))))
+    except OSError as refusal:
+        return f"not written, for {refusal}"
     return run_directory / ERROR_FILE
 
 

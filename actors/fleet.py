@@ -8,6 +8,7 @@ Work starts with the first worker that is ready, late ones join, lost ones are r
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -34,17 +35,21 @@ class FleetError(RuntimeError):
 
 
 class Lease(NamedTuple):
-    """The right to one call at a time on one worker, for as long as it is renewed every `renew_within_s` seconds."""
+    """The right to one call at a time on one worker, for as long as it is renewed every `renew_within_s` seconds.
+
+    A call that takes longer than `call_timeout_s` is to be reported by `report_hung`.
+    """
 
     lease_id: int
     worker_id: str
     worker: "ActorHandle[Any]"
     renew_within_s: float
+    call_timeout_s: float
 
 
 @dataclass(frozen=True)
 class FleetStats:
-    """Counters of a fleet; the last five count since its start.
+    """Counters of a fleet; `restarts` and those after it count since its start.
 
     Attributes:
         name: name of the fleet.
@@ -54,7 +59,9 @@ class FleetStats:
         leases: leases in force.
         waiting: callers that wait for a lease.
         restarts: workers started in place of another.
-        lost: workers that died after they were ready.
+        lost: workers that died, or were given up, after they were ready.
+        hung: those of them that did not answer in time.
+        garbled: calls whose result nobody could use.
         failed_starts: workers that died before they were ready.
         expired_leases: leases taken back because nobody renewed them.
         last_error: text of the newest loss or failed start, empty without one.
@@ -68,6 +75,8 @@ class FleetStats:
     waiting: int
     restarts: int
     lost: int
+    hung: int
+    garbled: int
     failed_starts: int
     expired_leases: int
     last_error: str
@@ -98,6 +107,7 @@ class Fleet:
         max_workers: int,
         calls_per_worker: int,
         lease_ttl_s: float,
+        call_timeout_s: float,
         health_interval_s: float,
         max_start_failures: int,
     ) -> None:
@@ -109,6 +119,7 @@ class Fleet:
         self._max_workers = max_workers
         self._calls_per_worker = calls_per_worker
         self._lease_ttl_s = lease_ttl_s
+        self._call_timeout_s = call_timeout_s
         self._health_interval_s = health_interval_s
         self._max_start_failures = max_start_failures
 
@@ -125,6 +136,7 @@ class Fleet:
         self._failures_in_a_row = 0
         self._crashes_in_a_row = 0
         self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
+        self._hung = self._garbled = 0
         self._last_error = ""
 
     async def start(self) -> None:
@@ -172,6 +184,23 @@ class Fleet:
         if worker is not None:
             self._lose(worker, error or f"{worker_id} was reported dead")
 
+    async def report_hung(self, worker_id: str, error: str) -> None:
+        """Kill and replace a worker that did not answer in time; of no effect on one that was replaced already."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            self._hung += 1
+            self._lose(worker, error)
+
+    async def report_garbled(self, worker_id: str, error: str) -> None:
+        """Replace a worker that returned nonsense, if another can serve meanwhile.
+
+        What the last of them returns may be the fault of what they all were made of, or were asked.
+        """
+        worker = self._workers.get(worker_id)
+        self._garbled += 1
+        if worker is not None and self._num_ready() > 1:
+            self._lose(worker, error)
+
     # State
 
     async def wait_ready(self, count: int | None = None, timeout_s: float | None = None) -> int:
@@ -205,6 +234,8 @@ class Fleet:
             waiting=sum(not waiter.done() for waiter in self._waiting),
             restarts=self._restarts,
             lost=self._lost,
+            hung=self._hung,
+            garbled=self._garbled,
             failed_starts=self._failed_starts,
             expired_leases=self._expired_leases,
             last_error=self._last_error,
@@ -322,7 +353,7 @@ class Fleet:
             lease_id = next(self._lease_numbers)
             worker.lease_expiry[lease_id] = time.monotonic() + self._lease_ttl_s
             self._worker_of_lease[lease_id] = worker
-            waiter.set_result(Lease(lease_id, worker.worker_id, worker.actor, self._lease_ttl_s))
+            waiter.set_result(Lease(lease_id, worker.worker_id, worker.actor, self._lease_ttl_s, self._call_timeout_s))
 
     def _end_lease(self, lease_id: int) -> None:
         worker = self._worker_of_lease.pop(lease_id, None)
@@ -374,6 +405,7 @@ def start_fleet(
     max_workers: int = 1,
     calls_per_worker: int = 1,
     lease_ttl_s: float = 60.0,
+    call_timeout_s: float = math.inf,
     health_interval_s: float = 10.0,
     max_start_failures: int = 3,
 ) -> "ActorHandle[Any]":
@@ -389,6 +421,7 @@ def start_fleet(
         calls_per_worker: leases in force at once on one worker. More than one overlaps calls where the class is
             asynchronous, or has a max_concurrency above it.
         lease_ttl_s: a lease that its holder does not renew for so long is taken back, seconds.
+        call_timeout_s: a worker that takes longer over one call is taken for hung, seconds.
         health_interval_s: time between two calls of `ready()` on a ready worker, seconds.
         max_start_failures: constructors that raise in a row before the fleet gives up; it takes `max_workers` times as
             many processes killed while starting.
@@ -415,6 +448,7 @@ def start_fleet(
         max_workers=max_workers,
         calls_per_worker=calls_per_worker,
         lease_ttl_s=lease_ttl_s,
+        call_timeout_s=call_timeout_s,
         health_interval_s=health_interval_s,
         max_start_failures=max_start_failures,
     )

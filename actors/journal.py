@@ -17,40 +17,51 @@ from PIL import Image
 from ray.actor import ActorHandle
 
 from actors.cluster import beside_the_driver
+from pipeline.patience import NO_PATIENCE, Patience
 from pipeline.run_folder import MetricsFile
 
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+    from pipeline.event_file import EventFile
 
 
 class Journal:
     """Run it as an actor by `start_journal`. A learner on any node writes through it to the driver's folder."""
 
-    def __init__(self, run_directory: str) -> None:
-        """Take an existing folder."""
+    def __init__(self, run_directory: str, patience: Patience = NO_PATIENCE) -> None:
+        """Take an existing folder; `patience` is that with a disk that fails."""
         self.directory = Path(run_directory)
+        self.patience = patience
         self.metrics = MetricsFile(self.directory / "metrics.jsonl")
         self._history: list[dict[str, Any]] = []
         self._failures: list[str] = []
         self._first = 0
-        self._tensorboard: SummaryWriter | None = None
+        self._stop_requested = False
+        self._tensorboard: EventFile | None = None
 
     def begin(self, iteration: int) -> None:
-        """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them."""
-        from tensorboardX import SummaryWriter
+        """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them.
+
+        Raises:
+            StorageError: as all that writes here, once the disk has failed for longer than the journal's patience.
+        """
+        from pipeline.event_file import EventFile
 
         self._first = iteration
-        self._history = self.metrics.keep_before(iteration)
-        self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=iteration)
+        self._history = self.patience.keep_trying(
+            f"write {self.metrics.path}", lambda: self.metrics.keep_before(iteration)
+        )
+        self._tensorboard = EventFile(self.directory / "tensorboard")
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Write one iteration's metrics; they are on the disk when this returns."""
-        assert self._tensorboard is not None, "begin() comes first"
-        self.metrics.append(metrics)
+        tensorboard = self._tensorboard
+        assert tensorboard is not None, "begin() comes first"
+        self.patience.keep_trying(f"write {self.metrics.path}", lambda: self.metrics.append(metrics))
         self._history.append(metrics)
-        for name, value in _scalars(metrics).items():
-            self._tensorboard.add_scalar(name, value, metrics["iteration"])
-        self._tensorboard.flush()
+        self.patience.keep_trying(
+            f"write into {self.directory / 'tensorboard'}",
+            lambda: tensorboard.add(metrics["iteration"], _scalars(metrics)),
+        )
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
@@ -68,27 +79,35 @@ class Journal:
         """What `note_failure` was told, oldest first."""
         return self._failures
 
+    def request_stop(self) -> None:
+        """Ask the learner to stop after the iteration in progress."""
+        self._stop_requested = True
+
+    def stop_requested(self) -> bool:
+        """Whether `request_stop` was called."""
+        return self._stop_requested
+
     def save_records(self, iteration: int, worker: int, table: pa.Table) -> None:
         """Keep one learner worker's share of an iteration's records as Parquet."""
         from pipeline.records import save_records
 
-        save_records(table, self.directory / "records" / f"iteration_{iteration:06d}_worker_{worker:03d}.parquet")
+        file = self.directory / "records" / f"iteration_{iteration:06d}_worker_{worker:03d}.parquet"
+        self.patience.keep_trying(f"write {file}", lambda: save_records(table, file))
 
     def save_grid(self, iteration: int, images: NDArray[np.uint8]) -> None:
         """Write the sample grid of the policy that begins `iteration`, from (B, H, W, 3) uint8."""
         from pipeline.images import image_grid, save_png
 
         columns = int(np.ceil(np.sqrt(len(images))))
-        save_png(
-            image_grid([Image.fromarray(image) for image in images], columns),
-            self.directory / "samples" / f"iteration_{iteration:06d}.png",
-        )
+        grid = image_grid([Image.fromarray(image) for image in images], columns)
+        file = self.directory / "samples" / f"iteration_{iteration:06d}.png"
+        self.patience.keep_trying(f"write {file}", lambda: save_png(grid, file))
 
 
-def start_journal(run_directory: Path) -> ActorHandle[Any]:
+def start_journal(run_directory: Path, patience: Patience = NO_PATIENCE) -> ActorHandle[Any]:
     """Start a Journal on the driver's node, where the run folder is."""
     actor_class: Any = ray.remote(Journal)
-    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory))
+    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory), patience)
     return journal
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.train
 from ray.exceptions import RayActorError
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.dataset import rollout_dataset
 from actors.failure import LastingFailureError
 from actors.inputs import RunInputs
+from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
 
 if TYPE_CHECKING:
@@ -40,12 +42,13 @@ class TrainLoopConfig:
     sample_prompts: list[str]
     store: Any
     journal: Any
+    checkpoints: CheckpointStore
     rollout_fleet: Any
     reward_fleet: Any
 
 
-def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path) -> ray.train.Result:
-    """Run every iteration that `run_directory` has no checkpoint of yet.
+def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path) -> None:
+    """Run every iteration that comes after the newest whole checkpoint of `run_directory`.
 
     Ray Train replaces a learner worker that dies and takes the run up at its last checkpoint; if Ray Train's own
     controller dies, another one does the same. What a further attempt would meet again ends the run at once.
@@ -60,7 +63,9 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
     for restarts_left in reversed(range(settings.learner.max_restarts + 1)):
         try:
-            result = _trainer(settings, inputs, crew, run_directory).fit()
+            # Ray Train is told of no checkpoint, and what else it keeps of a run is of no use after it.
+            with tempfile.TemporaryDirectory() as scratch:
+                _trainer(settings, inputs, crew, run_directory, scratch).fit()
             break
         except RayActorError as error:
             if not restarts_left:
@@ -68,10 +73,9 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
             logger.warning("Ray Train's controller was lost, and another one takes the run up: %s", error)
     if failures := ray.get(crew.journal.noted_failures.remote()):
         raise LastingFailureError(failures[0])
-    return result
 
 
-def _trainer(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path) -> TorchTrainer:
+def _trainer(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path, scratch: str) -> TorchTrainer:
     learner = settings.learner
     fewest, most = min(learner.worker_counts), max(learner.worker_counts)
     num_workers: Any = (fewest, most) if fewest < most else most
@@ -84,6 +88,7 @@ def _trainer(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory
                 sample_prompts=inputs.prompts.held_out,
                 store=crew.store,
                 journal=crew.journal,
+                checkpoints=checkpoints_of_run(settings, run_directory),
                 rollout_fleet=crew.rollout_fleet,
                 reward_fleet=crew.reward_fleet,
             )
@@ -95,12 +100,7 @@ def _trainer(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory
             use_gpu=learner.num_gpus > 0,
             resources_per_worker={"CPU": learner.num_cpus, "GPU": learner.num_gpus},
         ),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=str(run_directory.resolve()),
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
-            failure_config=FailureConfig(max_failures=learner.max_restarts),
-        ),
+        run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=learner.max_restarts)),
         datasets={"train": dataset},
         dataset_config=DataConfig(execution_options=dataset.context.execution_options),
     )
@@ -110,6 +110,7 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     # Ray Train's controller imports this module too, and needs no networks.
     from actors.learner import train_loop
     from pipeline.optimiser import NonFiniteGradientError
+    from pipeline.patience import StorageError
     from pipeline.staleness import StaleRecordsError
 
     config: TrainLoopConfig = loop_config["config"]
@@ -118,6 +119,6 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
         return
     try:
         train_loop(config)
-    except (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError) as error:
+    except (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError, StorageError) as error:
         ray.get(config.journal.note_failure.remote(f"{type(error).__name__}: {error}"))
         raise

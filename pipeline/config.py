@@ -113,6 +113,9 @@ class PoolSettings(Settings):
     """GPUs reserved by each actor; a fraction shares one."""
     threads: PositiveInt = 1
     """Threads of torch in each actor; results on the CPU are equal to the last bit only for equal thread counts."""
+    timeout_seconds: PositiveFloat = 3600.0
+    """An actor that takes longer over one call, such as a batch, is taken for hung: it is killed and replaced, and the
+    call made again."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "PoolSettings":
@@ -142,6 +145,8 @@ class RewardPoolSettings(PoolSettings):
 
     decode_chunk: PositiveInt = 8
     """Latents decoded and scored at once; bounds the memory of the decoder."""
+    timeout_seconds: PositiveFloat = 1800.0
+    """As for rollout workers, whose batches contain such calls and need longer time-outs."""
 
 
 class LearnerSettings(Settings):
@@ -205,6 +210,11 @@ class CheckpointSettings(Settings):
     """Iterations between checkpoints; the last iteration always has one."""
     keep: PositiveInt = 2
     """Checkpoints kept."""
+    retry_seconds: NonNegativeFloat = 300.0
+    """How long a write to the run folder that fails is tried again, with pauses that double, before the run stops."""
+    grace_seconds: NonNegativeFloat = 60.0
+    """How long a run that SIGTERM or Ctrl-C stops may take to end its iteration with a checkpoint, before it gives the
+    iteration up."""
 
 
 class RecordSettings(Settings):
@@ -302,6 +312,16 @@ class RunSettings(Settings):
         for name, path in named:
             if named.count((name, path)) > 1:
                 raise ValueError(f"reward {name!r} with path {path!r} is listed twice; list it once, with one weight")
+        return self
+
+    @model_validator(mode="after")
+    def _a_hung_reward_actor_is_noticed_first(self) -> "RunSettings":
+        if self.rollout.timeout_seconds <= self.reward_actors.timeout_seconds:
+            raise ValueError(
+                f"rollout.timeout_seconds={self.rollout.timeout_seconds:g} is not above reward_actors.timeout_seconds="
+                f"{self.reward_actors.timeout_seconds:g}: when a reward actor hangs, the rollout worker that waits for "
+                "it would be killed first; raise the one or lower the other"
+            )
         return self
 
     @model_validator(mode="after")

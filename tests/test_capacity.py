@@ -19,7 +19,7 @@ import ray._private.services
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.capacity import Growth, WorkerRequest, check_capacity, find_growth, fits
+from actors.capacity import Growth, WorkerRequest, check_capacity, check_object_store, find_growth, fits
 from actors.cluster import ClusterInfo, connect, disconnect, refuse_fleeting_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -91,6 +91,17 @@ def test_a_fixed_cluster_refuses_what_it_can_never_hold(ray_session: ClusterInfo
     with pytest.raises(ValueError, match="No node is large enough for one reward worker"):
         check_capacity([WorkerRequest("reward", 1, {"CPU": cpus + 1})])
     assert find_growth(1) == Growth(autoscales=False)
+
+
+def test_an_object_store_that_an_iteration_fills_is_refused_with_the_number_to_set(ray_session: ClusterInfo):
+    store = int(ray_session.resources["object_store_memory"])
+    check_object_store(store, trajectories=64)
+    message = (
+        rf"keeps {4 * store} bytes in Ray's object store at once, and this cluster's holds {store}; lower "
+        rf"rollout.trajectories from 64 to 16, or start Ray with `ray start --head --object-store-memory={4 * store}`"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_object_store(4 * store, trajectories=64)
 
 
 def test_connecting_twice_changes_nothing(ray_session: ClusterInfo):

@@ -117,6 +117,10 @@ def test_an_unknown_key_names_the_nearest_one(sections: dict[str, Any], unknown:
         ({"rollout": {"trajectories": 2}}, r"trajectories=2 is no multiple of rollout.batch_size=4; 4 is"),
         ({"rollout": {"min_workers": 3, "max_workers": 2}}, r"min_workers=3 is above max_workers=2; raise max_workers"),
         ({"reward_actors": {"min_workers": 2}}, r"min_workers=2 is above max_workers=1"),
+        (
+            {"rollout": {"timeout_seconds": 60}, "reward_actors": {"timeout_seconds": 60}},
+            r"rollout.timeout_seconds=60 is not above reward_actors.timeout_seconds=60",
+        ),
         ({"learner": {"minibatch_size": 6}}, r"makes 16 records .* learner.minibatch_size=6 does not divide"),
         ({"learner": {"num_workers": 4, "min_workers": 2}}, r"which 3 workers of learner.num_workers=4 cannot share"),
         ({"learner": {"num_workers": 2, "min_workers": 4}}, r"min_workers=4 is above num_workers=2; raise num_workers"),
