@@ -8,10 +8,9 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
-from pipeline.run_folder import write_text
+from pipeline.run_folder import ERROR_FILE, write_text
 
 LONGEST_REASON_LINES = 20
-ERROR_FILE = "error.log"
 
 
 class RunFailedError(RuntimeError):

@@ -17,7 +17,7 @@ from PIL import Image
 from ray.actor import ActorHandle
 
 from actors.cluster import beside_the_driver
-from pipeline.run_folder import MetricsFile
+from pipeline.run_folder import METRICS_FILE, MetricsFile
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -29,7 +29,7 @@ class Journal:
     def __init__(self, run_directory: str) -> None:
         """Take an existing folder."""
         self.directory = Path(run_directory)
-        self.metrics = MetricsFile(self.directory / "metrics.jsonl")
+        self.metrics = MetricsFile(self.directory / METRICS_FILE)
         self._history: list[dict[str, Any]] = []
         self._failures: list[str] = []
         self._first = 0

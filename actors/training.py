@@ -14,6 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from actors.dataset import rollout_dataset
 from actors.inputs import RunInputs
 from pipeline.config import RunSettings
+from pipeline.run_folder import CHECKPOINTS_FOLDER
 
 if TYPE_CHECKING:
     from actors.crew import Crew
@@ -64,7 +65,7 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
             resources_per_worker={"CPU": settings.learner.num_cpus, "GPU": settings.learner.num_gpus},
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name=CHECKPOINTS_FOLDER,
             storage_path=str(run_directory.resolve()),
             checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
         ),
