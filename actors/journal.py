@@ -17,6 +17,8 @@ from PIL import Image
 from ray.actor import ActorHandle
 
 from actors.cluster import beside_the_driver
+from actors.metrics import RunMetrics
+from pipeline.config import RunSettings
 from pipeline.run_folder import METRICS_FILE, MetricsFile
 
 if TYPE_CHECKING:
@@ -26,14 +28,15 @@ if TYPE_CHECKING:
 class Journal:
     """Run it as an actor by `start_journal`. A learner on any node writes through it to the driver's folder."""
 
-    def __init__(self, run_directory: str) -> None:
-        """Take an existing folder."""
+    def __init__(self, run_directory: str, settings: RunSettings) -> None:
+        """Take an existing folder, that of a run with `settings`."""
         self.directory = Path(run_directory)
         self.metrics = MetricsFile(self.directory / METRICS_FILE)
         self._history: list[dict[str, Any]] = []
         self._failures: list[str] = []
         self._first = 0
         self._tensorboard: SummaryWriter | None = None
+        self._prometheus = RunMetrics(settings.name)
 
     def begin(self, iteration: int) -> None:
         """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them."""
@@ -42,6 +45,7 @@ class Journal:
         self._first = iteration
         self._history = self.metrics.keep_before(iteration)
         self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=iteration)
+        self._prometheus.learner_began(iteration)
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Write one iteration's metrics; they are on the disk when this returns."""
@@ -51,6 +55,7 @@ class Journal:
         for name, value in _scalars(metrics).items():
             self._tensorboard.add_scalar(name, value, metrics["iteration"])
         self._tensorboard.flush()
+        self._prometheus.iteration_ended(metrics)
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
@@ -59,6 +64,10 @@ class Journal:
     def made_since(self, iteration: int) -> list[dict[str, Any]]:
         """`since` without what an interrupted run made, for the driver's progress line."""
         return self.since(max(iteration, self._first))
+
+    def note_checkpoint(self) -> None:
+        """A checkpoint was written."""
+        self._prometheus.checkpoint_written()
 
     def note_failure(self, reason: str) -> None:
         """Keep the reason why a rollout failed, for the driver's report."""
@@ -85,10 +94,10 @@ class Journal:
         )
 
 
-def start_journal(run_directory: Path) -> ActorHandle[Any]:
+def start_journal(run_directory: Path, settings: RunSettings) -> ActorHandle[Any]:
     """Start a Journal on the driver's node, where the run folder is."""
     actor_class: Any = ray.remote(Journal)
-    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory))
+    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory), settings)
     return journal
 
 

@@ -19,6 +19,8 @@ from pipeline.adapter import flatten_adapter
 from pipeline.checkpoint import Position, load_checkpoint, save_checkpoint
 from pipeline.learning import Learner
 from pipeline.policy import Policy
+from pipeline.records import oldest_version
+from pipeline.reduction import largest_over_workers
 
 
 def train_loop(config: TrainLoopConfig) -> None:
@@ -46,6 +48,8 @@ def train_loop(config: TrainLoopConfig) -> None:
         over = settings.is_over(position.next_iteration, position.seconds)
         if over or position.next_iteration % settings.checkpoint.every == 0:
             _report(learner, position, metrics, leads)
+            if leads:
+                ray.get(config.journal.note_checkpoint.remote())
     if leads:
         _publish(config, learner, position)
 
@@ -56,16 +60,19 @@ def _iterate(config: TrainLoopConfig, learner: Learner, position: Position) -> d
     started = time.monotonic()
     table = _fetch_records()
     fetched = time.monotonic()
+    age = int(largest_over_workers(position.policy_version - oldest_version(table)))
     metrics = learner.learn(table, iteration)
     if config.settings.records.save:
         rank = ray.train.get_context().get_world_rank()
         ray.get(config.journal.save_records.remote(iteration, rank, table))
     adapter_hash = common_hash(learner)
     finished = time.monotonic()
-    seconds = common_seconds(finished - started)
+    # All must agree on whether a budget of time is spent.
+    seconds = largest_over_workers(finished - started)
     return {
         "iteration": iteration,
         "policy_version": position.policy_version,
+        "policy_age": age,
         **metrics,
         "adapter_sha256": adapter_hash,
         "rollout_seconds": fetched - started,
@@ -117,15 +124,6 @@ def common_hash(learner: Learner) -> str:
     if set(hashes) != {own}:
         raise RuntimeError(f"the learner workers' adapters differ after the same steps: {hashes}")
     return own
-
-
-def common_seconds(own: float) -> float:
-    """The seconds of the slowest worker: all must agree on whether a budget of time is spent."""
-    if not dist.is_initialized():
-        return own
-    longest = torch.tensor(own, dtype=torch.float64)
-    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-    return float(longest)
 
 
 def _restore(learner: Learner) -> Position:

@@ -61,8 +61,8 @@ def crew(ray_session: ClusterInfo, settings: RunSettings, tmp_path_factory: pyte
     crew.dismiss()
 
 
-def fresh(crew: Crew, directory: Path) -> Crew:
-    return replace(crew, store=start_weight_store(), journal=start_journal(directory))
+def fresh(crew: Crew, directory: Path, settings: RunSettings) -> Crew:
+    return replace(crew, store=start_weight_store(), journal=start_journal(directory, settings))
 
 
 def metrics_in(directory: Path) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def metrics_in(directory: Path) -> list[dict[str, Any]]:
 
 
 def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(settings, expected, crew, tmp_path):
-    run = fresh(crew, tmp_path)
+    run = fresh(crew, tmp_path, settings)
     inputs = read_inputs(settings)
     train(settings, inputs, run, tmp_path)
     metrics = metrics_in(tmp_path)
@@ -94,8 +94,8 @@ def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(sett
 def test_a_run_taken_up_again_ends_as_if_nothing_had_happened(settings, expected, crew, tmp_path):
     """The store and the journal are new, so that the statistics can come from the checkpoint alone."""
     inputs = read_inputs(settings)
-    train(settings.model_copy(update={"iterations": 2}), inputs, fresh(crew, tmp_path), tmp_path)
-    train(settings, inputs, fresh(crew, tmp_path), tmp_path)
+    train(settings.model_copy(update={"iterations": 2}), inputs, fresh(crew, tmp_path, settings), tmp_path)
+    train(settings, inputs, fresh(crew, tmp_path, settings), tmp_path)
     metrics = metrics_in(tmp_path)
     assert [line["iteration"] for line in metrics] == [0, 1, 2]
     assert [line["adapter_sha256"] for line in metrics] == expected
