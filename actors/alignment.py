@@ -1,6 +1,7 @@
 """A whole run: start the actors, train, evaluate, export."""
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ from pipeline.report.evaluation_file import EVALUATION_FILE
 from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
 from pipeline.training_record import training_record
 
+logger = logging.getLogger(__name__)
+
+# A tracker may have to send what is left before it ends.
+TRACKERS_PATIENCE_S = 120.0
+
 NO_EVALUATION = "None was made (evaluation.images=0)."
 
 
@@ -43,7 +49,7 @@ def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporte
     Raises:
         RunFailedError: an actor, a reward or the learner failed; the message is the reason.
     """
-    started = time.monotonic()
+    started, succeeded = time.monotonic(), False
     crew = start_crew(settings, run_directory)
     try:
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
@@ -63,11 +69,21 @@ def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporte
             "evaluation": evaluation.rewards_as_json() if evaluation else None,
         }
         write_json(run_directory / SUMMARY_FILE, summary)
+        succeeded = True
         return summary
     except (RayError, TrainingFailedError, RuntimeError) as error:
         raise explain_failure(error, crew.journal) from error
     finally:
+        _close(crew.journal, succeeded)
         crew.dismiss()
+
+
+def _close(journal: Any, succeeded: bool) -> None:
+    """Let the trackers end what they have begun; whatever they meet is no reason to lose the run's own outcome."""
+    try:
+        ray.get(journal.close.remote(succeeded), timeout=TRACKERS_PATIENCE_S)
+    except RayError as error:
+        logger.warning("the trackers were not told how the run ended: %s", error)
 
 
 def _evaluate(

@@ -1,13 +1,13 @@
 """Journal: the one writer of a run folder's metrics, records and sample grids, beside the driver.
 
 Whoever holds a handle of an actor imports the module of its class. Ray Data's tasks do and need neither torch nor
-diffusers, which the libraries for pictures and events import, so nothing at the top of this module imports those.
+diffusers, which the libraries for pictures import, nor the trackers' libraries: nothing at the top imports those.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,8 @@ from actors.cluster import beside_the_driver
 from actors.metrics import RunMetrics
 from pipeline.config import RunSettings
 from pipeline.run_folder import METRICS_FILE, MetricsFile
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+from pipeline.tracking.base import TrackedRun
+from pipeline.tracking.trackers import Trackers, open_tracker
 
 
 class Journal:
@@ -35,26 +34,30 @@ class Journal:
         self._history: list[dict[str, Any]] = []
         self._failures: list[str] = []
         self._first = 0
-        self._tensorboard: SummaryWriter | None = None
+        self._settings = settings
+        self._trackers: Trackers | None = None
         self._prometheus = RunMetrics(settings.name)
 
     def begin(self, iteration: int) -> None:
-        """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them."""
-        from tensorboardX import SummaryWriter
+        """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them.
 
+        Raises:
+            TrackerError: a tracker cannot be opened.
+        """
         self._first = iteration
         self._history = self.metrics.keep_before(iteration)
-        self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=iteration)
+        if self._trackers is None:
+            run = TrackedRun(self._settings.name, self.directory, self._settings.model_dump(mode="json"))
+            self._trackers = Trackers(open_tracker(chosen, run) for chosen in self._settings.tracking)
+        self._trackers.begin(iteration, self._history)
         self._prometheus.learner_began(iteration)
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Write one iteration's metrics; they are on the disk when this returns."""
-        assert self._tensorboard is not None, "begin() comes first"
+        assert self._trackers is not None, "begin() comes first"
         self.metrics.append(metrics)
         self._history.append(metrics)
-        for name, value in _scalars(metrics).items():
-            self._tensorboard.add_scalar(name, value, metrics["iteration"])
-        self._tensorboard.flush()
+        self._trackers.record(metrics)
         self._prometheus.iteration_ended(metrics)
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
@@ -76,6 +79,11 @@ class Journal:
     def noted_failures(self) -> list[str]:
         """What `note_failure` was told, oldest first."""
         return self._failures
+
+    def close(self, succeeded: bool) -> None:
+        """Tell the trackers how the run ended; nothing is recorded after it."""
+        if self._trackers is not None:
+            self._trackers.close(succeeded)
 
     def save_records(self, iteration: int, worker: int, table: pa.Table) -> None:
         """Keep one learner worker's share of an iteration's records as Parquet."""
@@ -99,14 +107,3 @@ def start_journal(run_directory: Path, settings: RunSettings) -> ActorHandle[Any
     actor_class: Any = ray.remote(Journal)
     journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory), settings)
     return journal
-
-
-def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Flatten lists (values by trained step) and leave out what is no number."""
-    scalars: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, list):
-            scalars |= {f"{name}/{index}": float(item) for index, item in enumerate(value)}
-        elif isinstance(value, int | float):
-            scalars[name] = float(value)
-    return scalars
