@@ -133,6 +133,9 @@ class RolloutSettings(PoolSettings):
     """Trajectories denoised together."""
     batches_in_flight: PositiveInt = 2
     """Batches a worker keeps going, so that one is denoised while another is scored."""
+    max_staleness: Literal[0, 1] = 0
+    """0: every record is of the policy that learns from it. 1: an iteration is rolled out while the learner is on the
+    one before, with a policy one version old, so that neither waits for the other."""
 
 
 class RewardPoolSettings(PoolSettings):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -84,12 +83,6 @@ class RecordRows:
     def with_column(self, name: str, values: Tensor) -> "RecordRows":
         """The same records with one more column, (N, ...)."""
         return RecordRows(self.prompts, self.columns | {name: values})
-
-
-def oldest_version(table: pa.Table) -> int:
-    """The lowest policy version that any record was rolled out with."""
-    oldest: int = pc.min(table["policy_version"]).as_py()
-    return oldest
 
 
 def record_rows(table: pa.Table) -> RecordRows:

@@ -2,7 +2,6 @@
 
 from typing import TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -14,15 +13,6 @@ def sum_over_workers(values: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values, op=dist.ReduceOp.SUM)
     return values
-
-
-def largest_over_workers(own: float) -> float:
-    """The largest of the workers' numbers; one's own outside a process group."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return own
-    largest = torch.tensor(own, dtype=torch.float64)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return float(largest)
 
 
 def gather_over_workers(item: Item) -> list[Item]:
