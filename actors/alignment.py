@@ -36,6 +36,9 @@ from pipeline.training_record import training_record
 
 logger = logging.getLogger(__name__)
 
+# A tracker may have to send what is left before it ends.
+TRACKERS_PATIENCE_S = 120.0
+
 NO_EVALUATION = "None was made (evaluation.images=0)."
 
 
@@ -61,7 +64,7 @@ def align(
         RunStoppedError: the run was asked to stop, and has written a checkpoint.
         ValueError: the folder has checkpoints, and none is whole.
     """
-    started, stop = time.monotonic(), stop or StopRequest()
+    started, succeeded, stop = time.monotonic(), False, stop or StopRequest()
     patience, checkpoints = Patience(settings.checkpoint.retry_seconds), checkpoints_of_run(settings, run_directory)
     if explanation := checkpoints.newest().explanation():
         logger.warning(explanation)
@@ -90,11 +93,21 @@ def align(
             "evaluation": evaluation.rewards_as_json() if evaluation else None,
         }
         patience.keep_trying(f"write into {run_directory}", partial(write_json, run_directory / SUMMARY_FILE, summary))
+        succeeded = True
         return summary
     except (RayError, TrainingFailedError, RuntimeError) as error:
         raise explain_failure(error, crew.journal) from error
     finally:
+        _close(crew.journal, succeeded)
         crew.dismiss()
+
+
+def _close(journal: Any, succeeded: bool) -> None:
+    """Let the trackers end what they have begun; whatever they meet is no reason to lose the run's own outcome."""
+    try:
+        ray.get(journal.close.remote(succeeded), timeout=TRACKERS_PATIENCE_S)
+    except RayError as error:
+        logger.warning("the trackers were not told how the run ended: %s", error)
 
 
 def _save_evaluation(evaluation: Evaluation, run_directory: Path) -> None:

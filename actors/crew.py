@@ -14,7 +14,6 @@ from actors.rollout import RolloutWorker
 from actors.weights import start_weight_store
 from pipeline.arithmetic import run_arithmetic
 from pipeline.config import PoolSettings, RunSettings
-from pipeline.patience import Patience
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,17 @@ def check_room(settings: RunSettings) -> None:
 
 def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
     """Start the actors; those that cannot be placed yet wait for nodes."""
-    store, journal = start_weight_store(), start_journal(run_directory, Patience(settings.checkpoint.retry_seconds))
-    rewards = start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
+    store, journal = start_weight_store(), start_journal(run_directory, settings)
+    rewards = start_pool(
+        "reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1, run=settings.name
+    )
     rollouts = start_pool(
         "rollout",
         RolloutWorker,
         (settings, rewards),
         settings.rollout,
         calls_per_worker=settings.rollout.batches_in_flight,
+        run=settings.name,
     )
     return Crew(store, journal, rewards, rollouts)
 
@@ -94,9 +96,14 @@ def _requests(settings: RunSettings, reward_actors: int, rollout_workers: int, l
 
 
 def start_pool(
-    name: str, actor_class: type, actor_args: tuple[Any, ...], pool: PoolSettings, calls_per_worker: int
+    name: str,
+    actor_class: type,
+    actor_args: tuple[Any, ...],
+    pool: PoolSettings,
+    calls_per_worker: int,
+    run: str = "",
 ) -> Any:
-    """Start a fleet of equal actors as the settings of its pool say."""
+    """Start a fleet of equal actors as the settings of its pool say; `run` as in `start_fleet`."""
     return start_fleet(
         name,
         actor_class,
@@ -106,6 +113,7 @@ def start_pool(
         max_workers=pool.max_workers,
         calls_per_worker=calls_per_worker,
         call_timeout_s=pool.timeout_seconds,
+        run=run,
     )
 
 

@@ -8,11 +8,10 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
-from pipeline.run_folder import write_text
+from pipeline.run_folder import ERROR_FILE, write_text
 from pipeline.secrets import redact
 
 LONGEST_REASON_LINES = 20
-ERROR_FILE = "error.log"
 
 
 class RunFailedError(RuntimeError):

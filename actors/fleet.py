@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import ray
@@ -20,6 +20,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.cluster import beside_the_driver
+from actors.metrics import FleetMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,9 @@ MAX_PENDING_CALLS = 100_000
 
 # Pause before a worker that crashed while starting is started again: doubles from the first to the second, seconds.
 FIRST_CRASH_PAUSE_S, LONGEST_CRASH_PAUSE_S = 0.5, 30.0
+
+# Between two looks of Prometheus at the fleet, seconds; Ray passes them on every ten seconds.
+METRICS_INTERVAL_S = 2.0
 
 
 class FleetError(RuntimeError):
@@ -49,7 +53,7 @@ class Lease(NamedTuple):
 
 @dataclass(frozen=True)
 class FleetStats:
-    """Counters of a fleet; `restarts` and those after it count since its start.
+    """Counters of a fleet; `calls` and those after it count since its start.
 
     Attributes:
         name: name of the fleet.
@@ -58,6 +62,7 @@ class FleetStats:
         busy: ready workers with at least one lease.
         leases: leases in force.
         waiting: callers that wait for a lease.
+        calls: leases granted.
         restarts: workers started in place of another.
         lost: workers that died, or were given up, after they were ready.
         hung: those of them that did not answer in time.
@@ -73,6 +78,7 @@ class FleetStats:
     busy: int
     leases: int
     waiting: int
+    calls: int
     restarts: int
     lost: int
     hung: int
@@ -110,6 +116,7 @@ class Fleet:
         call_timeout_s: float,
         health_interval_s: float,
         max_start_failures: int,
+        run: str,
     ) -> None:
         self.name = name
         self._actor_class: Any = ray.remote(actor_class)
@@ -135,9 +142,10 @@ class Fleet:
 
         self._failures_in_a_row = 0
         self._crashes_in_a_row = 0
-        self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
+        self._calls = self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
         self._hung = self._garbled = 0
         self._last_error = ""
+        self._metrics = FleetMetrics(run, name)
 
     async def start(self) -> None:
         """Ask for the minimum of workers; called once, by `start_fleet`."""
@@ -145,6 +153,7 @@ class Fleet:
             self._start_worker()
         self._asked_for = self._min_workers
         self._in_background(self._expire_leases())
+        self._in_background(self._show_metrics())
 
     async def grow(self) -> None:
         """Ask for all workers up to the maximum; of no effect on a fleet that has grown, or has ended."""
@@ -232,6 +241,7 @@ class Fleet:
             busy=sum(worker.ready and bool(worker.lease_expiry) for worker in self._workers.values()),
             leases=len(self._worker_of_lease),
             waiting=sum(not waiter.done() for waiter in self._waiting),
+            calls=self._calls,
             restarts=self._restarts,
             lost=self._lost,
             hung=self._hung,
@@ -353,6 +363,7 @@ class Fleet:
             lease_id = next(self._lease_numbers)
             worker.lease_expiry[lease_id] = time.monotonic() + self._lease_ttl_s
             self._worker_of_lease[lease_id] = worker
+            self._calls += 1
             waiter.set_result(Lease(lease_id, worker.worker_id, worker.actor, self._lease_ttl_s, self._call_timeout_s))
 
     def _end_lease(self, lease_id: int) -> None:
@@ -371,6 +382,11 @@ class Fleet:
                     self._end_lease(lease_id)
                     self._expired_leases += 1
             self._grant()
+
+    async def _show_metrics(self) -> None:
+        while self._failure is None:
+            self._metrics.show(asdict(await self.stats()))
+            await asyncio.sleep(METRICS_INTERVAL_S)
 
     def _num_ready(self) -> int:
         return sum(worker.ready for worker in self._workers.values())
@@ -408,6 +424,7 @@ def start_fleet(
     call_timeout_s: float = math.inf,
     health_interval_s: float = 10.0,
     max_start_failures: int = 3,
+    run: str = "",
 ) -> "ActorHandle[Any]":
     """Start a Fleet beside the driver and ask for its minimum of workers; return without waiting for any of them.
 
@@ -425,6 +442,7 @@ def start_fleet(
         health_interval_s: time between two calls of `ready()` on a ready worker, seconds.
         max_start_failures: constructors that raise in a row before the fleet gives up; it takes `max_workers` times as
             many processes killed while starting.
+        run: whose fleet it is, for those who watch several runs.
 
     Raises:
         ValueError: the counts contradict each other, or the class has no `ready`.
@@ -451,6 +469,7 @@ def start_fleet(
         call_timeout_s=call_timeout_s,
         health_interval_s=health_interval_s,
         max_start_failures=max_start_failures,
+        run=run,
     )
     ray.get(fleet.start.remote())
     return fleet

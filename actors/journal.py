@@ -1,13 +1,13 @@
 """Journal: the one writer of a run folder's metrics, records and sample grids, beside the driver.
 
 Whoever holds a handle of an actor imports the module of its class. Ray Data's tasks do and need neither torch nor
-diffusers, which the libraries for pictures and events import, so nothing at the top of this module imports those.
+diffusers, which the libraries for pictures import, nor the trackers' libraries: nothing at the top imports those.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,51 +17,54 @@ from PIL import Image
 from ray.actor import ActorHandle
 
 from actors.cluster import beside_the_driver
-from pipeline.patience import NO_PATIENCE, Patience
-from pipeline.run_folder import MetricsFile
-
-if TYPE_CHECKING:
-    from pipeline.event_file import EventFile
+from actors.metrics import RunMetrics
+from pipeline.config import RunSettings
+from pipeline.patience import Patience
+from pipeline.run_folder import METRICS_FILE, MetricsFile
+from pipeline.tracking.base import TrackedRun
+from pipeline.tracking.trackers import Trackers, open_tracker
 
 
 class Journal:
     """Run it as an actor by `start_journal`. A learner on any node writes through it to the driver's folder."""
 
-    def __init__(self, run_directory: str, patience: Patience = NO_PATIENCE) -> None:
-        """Take an existing folder; `patience` is that with a disk that fails."""
+    def __init__(self, run_directory: str, settings: RunSettings) -> None:
+        """Take an existing folder, that of a run with `settings`."""
         self.directory = Path(run_directory)
-        self.patience = patience
-        self.metrics = MetricsFile(self.directory / "metrics.jsonl")
+        self.patience = Patience(settings.checkpoint.retry_seconds)
+        self.metrics = MetricsFile(self.directory / METRICS_FILE)
         self._history: list[dict[str, Any]] = []
         self._failures: list[str] = []
         self._first = 0
         self._stop_requested = False
-        self._tensorboard: EventFile | None = None
+        self._settings = settings
+        self._trackers: Trackers | None = None
+        self._prometheus = RunMetrics(settings.name)
 
     def begin(self, iteration: int) -> None:
         """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them.
 
         Raises:
             StorageError: as all that writes here, once the disk has failed for longer than the journal's patience.
+            TrackerError: a tracker cannot be opened.
         """
-        from pipeline.event_file import EventFile
-
         self._first = iteration
         self._history = self.patience.keep_trying(
             f"write {self.metrics.path}", lambda: self.metrics.keep_before(iteration)
         )
-        self._tensorboard = EventFile(self.directory / "tensorboard")
+        if self._trackers is None:
+            run = TrackedRun(self._settings.name, self.directory, self._settings.model_dump(mode="json"))
+            self._trackers = Trackers(open_tracker(chosen, run) for chosen in self._settings.tracking)
+        self._trackers.begin(iteration, self._history)
+        self._prometheus.learner_began(iteration)
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Write one iteration's metrics; they are on the disk when this returns."""
-        tensorboard = self._tensorboard
-        assert tensorboard is not None, "begin() comes first"
+        assert self._trackers is not None, "begin() comes first"
         self.patience.keep_trying(f"write {self.metrics.path}", lambda: self.metrics.append(metrics))
         self._history.append(metrics)
-        self.patience.keep_trying(
-            f"write into {self.directory / 'tensorboard'}",
-            lambda: tensorboard.add(metrics["iteration"], _scalars(metrics)),
-        )
+        self._trackers.record(metrics)
+        self._prometheus.iteration_ended(metrics)
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
@@ -70,6 +73,10 @@ class Journal:
     def made_since(self, iteration: int) -> list[dict[str, Any]]:
         """`since` without what an interrupted run made, for the driver's progress line."""
         return self.since(max(iteration, self._first))
+
+    def note_checkpoint(self) -> None:
+        """A checkpoint was written."""
+        self._prometheus.checkpoint_written()
 
     def note_failure(self, reason: str) -> None:
         """Keep the reason why a rollout failed, for the driver's report."""
@@ -86,6 +93,11 @@ class Journal:
     def stop_requested(self) -> bool:
         """Whether `request_stop` was called."""
         return self._stop_requested
+
+    def close(self, succeeded: bool) -> None:
+        """Tell the trackers how the run ended; nothing is recorded after it."""
+        if self._trackers is not None:
+            self._trackers.close(succeeded)
 
     def save_records(self, iteration: int, worker: int, table: pa.Table) -> None:
         """Keep one learner worker's share of an iteration's records as Parquet."""
@@ -104,19 +116,8 @@ class Journal:
         self.patience.keep_trying(f"write {file}", lambda: save_png(grid, file))
 
 
-def start_journal(run_directory: Path, patience: Patience = NO_PATIENCE) -> ActorHandle[Any]:
+def start_journal(run_directory: Path, settings: RunSettings) -> ActorHandle[Any]:
     """Start a Journal on the driver's node, where the run folder is."""
     actor_class: Any = ray.remote(Journal)
-    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory), patience)
+    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory), settings)
     return journal
-
-
-def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Flatten lists (values by trained step) and leave out what is no number."""
-    scalars: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, list):
-            scalars |= {f"{name}/{index}": float(item) for index, item in enumerate(value)}
-        elif isinstance(value, int | float):
-            scalars[name] = float(value)
-    return scalars

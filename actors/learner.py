@@ -56,6 +56,7 @@ def train_loop(config: TrainLoopConfig) -> None:
         if over or stops or position.next_iteration % settings.checkpoint.every == 0:
             if leads:
                 config.checkpoints.save(position.next_iteration, _files(learner, position, rollouts))
+                ray.get(config.journal.note_checkpoint.remote())
             ray.train.report(metrics)
         if stops:
             return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from actors.drawing import DrawingWorker
+from actors.metrics import RolloutMetrics
 from actors.weights import WeightTicket
 from pipeline.config import RunSettings
 from pipeline.prompts import SampleBatch
@@ -28,6 +29,8 @@ class RolloutWorker(DrawingWorker):
         from actors.denoising import Denoiser
 
         super().__init__(Denoiser(settings, reward_fleet))
+        self._metrics = RolloutMetrics(settings.name)
+        self._trajectories_per_sample = settings.method.trajectories_per_sample
 
     async def collect(self, batch: SampleBatch, ticket: WeightTicket) -> pa.Table:
         """Roll out a batch with the ticket's weights and return its preference records.
@@ -37,7 +40,9 @@ class RolloutWorker(DrawingWorker):
             WeightChecksumError: the weights arrived damaged.
         """
         async with self._weights(ticket):
-            return await self._sampler.collect(batch, ticket.version, ticket.normalisation)
+            table = await self._sampler.collect(batch, ticket.version, ticket.normalisation)
+        self._metrics.rolled_out(len(batch.samples) * self._trajectories_per_sample)
+        return table
 
     async def measure(self, probe: "Probe", batch: SampleBatch, ticket: WeightTicket) -> pa.Table:
         """Make a measurement on a batch with the ticket's weights; `probe` is sent by name, as a function of a module.

@@ -112,6 +112,7 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     from pipeline.optimiser import NonFiniteGradientError
     from pipeline.patience import StorageError
     from pipeline.staleness import StaleRecordsError
+    from pipeline.tracking.base import TrackerError
 
     config: TrainLoopConfig = loop_config["config"]
     if ray.get(config.journal.noted_failures.remote()):
@@ -119,6 +120,6 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
         return
     try:
         train_loop(config)
-    except (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError, StorageError) as error:
+    except (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError) as error:
         ray.get(config.journal.note_failure.remote(f"{type(error).__name__}: {error}"))
         raise

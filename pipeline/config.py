@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from pipeline.method_settings import AnyMethod, TailorPOSettings
 from pipeline.prompt_settings import PromptSettings
 from pipeline.settings import DecayRate, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+from pipeline.tracking.settings import AnyTracker, TensorBoardSettings
 from pipeline.trajectory_work import TrajectoryWork
 
 
@@ -281,6 +282,16 @@ class RunSettings(Settings):
     records: RecordSettings = RecordSettings()
     samples: SampleSettings = SampleSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: tuple[AnyTracker, ...] = (TensorBoardSettings(),)
+    """Where the metrics go beside metrics.jsonl: a list of tensorboard, wandb and mlflow, by name or as sections."""
+
+    @model_validator(mode="after")
+    def _trackers_differ(self) -> "RunSettings":
+        names = [tracker.name for tracker in self.tracking]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"tracking lists {name} twice; list it once")
+        return self
 
     @model_validator(mode="after")
     def _trained_steps_lie_in_the_grid(self) -> "RunSettings":

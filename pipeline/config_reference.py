@@ -62,7 +62,9 @@ def _sections(model: type[BaseModel], path: str) -> list[tuple[str, type[BaseMod
     """This section and those nested in it, with their titles, depth first."""
     found = [(f"`{path}`" if path else "The run", model)]
     for key, field in model.model_fields.items():
-        nested = () if _is_list(field) else sections_of(field.annotation)
+        nested = sections_of(field.annotation)
+        if _is_list(field) and len(nested) == 1:
+            continue
         for kind in nested:
             (_, own), *below = _sections(kind, f"{path}.{key}".lstrip("."))
             name = f" with `name: {kind.model_fields['name'].default}`" if len(nested) > 1 else ""
@@ -99,7 +101,7 @@ def _annotation_name(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
         return _annotation_name(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return " | ".join(_annotation_name(item) for item in get_args(annotation))
+        return " | ".join(dict.fromkeys(_annotation_name(item) for item in get_args(annotation)))
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     if get_origin(annotation) is tuple:
@@ -114,7 +116,13 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if field.default is None:
         return "null"
-    return f"`{list(field.default) if isinstance(field.default, tuple) else field.default}`"
+    return f"`{_in_words(field.default)}`"
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, tuple) and any(isinstance(item, Settings) for item in value):
+        return f"[{', '.join(item.name for item in value)}]"
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def _meaning(field: FieldInfo) -> str:

@@ -19,6 +19,7 @@ from pipeline.prompt_settings import PromptSettings
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
 from pipeline.rewards import reward_class
 from pipeline.rewards.own import is_own, own_module_path
+from pipeline.tracking.trackers import check_trackers
 from pipeline.transitions import DDIMTransition
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def check_run(settings: RunSettings) -> int:
     check_model(settings.model.path)
     check_target_modules(settings)
     check_rewards(settings)
+    check_trackers(settings.tracking)
     scheduler = DDIMScheduler.from_pretrained(settings.model.path, subfolder="scheduler")
     transition = DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
     if not (transition.std[list(settings.trained_grid_steps)] > 0).all():

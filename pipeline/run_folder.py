@@ -9,8 +9,11 @@ from typing import Any
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 """What a run writes first, and what it writes last."""
 
-CHECKPOINTS_FOLDER = "checkpoints"
-"""What a run is taken up from."""
+ENVIRONMENT_FILE = "environment.json"
+"""Written anew whenever a run is started or taken up."""
+
+METRICS_FILE, CHECKPOINTS_FOLDER, ERROR_FILE = "metrics.jsonl", "checkpoints", "error.log"
+"""What iterations leave behind, what a run is taken up from, and why it ended early."""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,10 +3,8 @@
 import json
 import math
 import os
-import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ import pytest
 import ray
 import yaml
 from diffusers import StableDiffusionPipeline
+from event_files import read_events
 from job_runs import ITERATIONS, REPOSITORY, FinishedJob, write_run_config
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event
 
 from jobs.align import main
 from pipeline.config_loading import load_settings
@@ -209,6 +207,7 @@ def test_an_existing_run_folder_is_refused_and_left_as_it_is(config, tmp_path, c
         ("rollout.batch_size=3", ["rollout.trajectories=8 is no multiple of rollout.batch_size=3"]),
         ("learner.num_workers=3", ["16 records", "num_workers=3"]),
         ("prompts.train=/nowhere/prompts.txt", ["/nowhere/prompts.txt"]),
+        ("tracking=[{name: mlflow, uri: 'gopher://host'}]", ["tracking names mlflow with uri='gopher://host'"]),
     ],
 )
 def test_a_run_that_cannot_succeed_is_refused(override, parts, config, tmp_path, capsys):
@@ -256,12 +255,3 @@ def test_a_dry_run_does_not_import_ray(config, tmp_path):
     )
     assert finished.returncode == 0, finished.stderr
     assert yaml.safe_load(finished.stdout)["name"] == "guided"
-
-
-def read_events(file: Path) -> Iterator[Event]:
-    """The events of a TensorBoard file: records of length, its checksum, the event, its checksum."""
-    with file.open("rb") as stream:
-        while header := stream.read(12):
-            (length,) = struct.unpack("<Q", header[:8])
-            yield Event.FromString(stream.read(length))
-            stream.seek(4, os.SEEK_CUR)

@@ -67,7 +67,7 @@ def plan(ray_session: ClusterInfo, tmp_path_factory: pytest.TempPathFactory) -> 
     fleet = start_fleet(
         "rollout", CannedRollouts, actor_options={"num_cpus": 0}, min_workers=2, max_workers=2, calls_per_worker=2
     )
-    store, journal = start_weight_store(), start_journal(tmp_path_factory.mktemp("journal"))
+    store, journal = start_weight_store(), start_journal(tmp_path_factory.mktemp("journal"), settings)
     yield Plan(settings, load_train_prompts("demo"), fleet, store, journal)
     ray.get(fleet.shutdown.remote())
 

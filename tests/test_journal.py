@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from settings import miniature_settings
 
 from actors.journal import Journal
 from pipeline.prompts import SampleBatch
 from pipeline.step_preferences import StepPreferences, records_table
+
+SETTINGS = miniature_settings(Path("a-model"))
 
 
 def iteration_metrics(iteration: int, reward: float = 0.5) -> dict:
@@ -20,7 +23,7 @@ def iteration_metrics(iteration: int, reward: float = 0.5) -> dict:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    journal = Journal(str(tmp_path))
+    journal = Journal(str(tmp_path), SETTINGS)
     journal.begin(0)
     return journal
 
@@ -44,7 +47,7 @@ def test_a_resumed_run_replaces_what_its_checkpoint_does_not_hold(journal, tmp_p
         journal.record(iteration_metrics(iteration))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 3, "rew')  # the process was killed here
-    resumed = Journal(str(tmp_path))
+    resumed = Journal(str(tmp_path), SETTINGS)
     resumed.begin(2)
     assert [metrics["iteration"] for metrics in resumed.since(0)] == [0, 1]
     assert resumed.made_since(0) == []

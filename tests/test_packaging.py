@@ -58,9 +58,10 @@ def project_table() -> dict:
 
 
 def requirements(*, dev: bool) -> list[Requirement]:
-    """What users install, or with `dev` what developers do."""
+    """What users install, extras included, or with `dev` what developers do."""
     table = project_table()
-    lines = table["dependencies"] + (table["optional-dependencies"]["dev"] if dev else [])
+    extras = table["optional-dependencies"]
+    lines = table["dependencies"] + [line for name in extras if dev or name != "dev" for line in extras[name]]
     return [Requirement(line) for line in lines]
 
 
@@ -144,6 +145,23 @@ def test_every_imported_package_is_required() -> None:
             assert providers & required[path in TEST_FILES], (
                 f"{relative(path)} imports {name}, which pyproject.toml does not require"
             )
+
+
+def test_developers_have_every_extra() -> None:
+    extras = {name: set(lines) for name, lines in project_table()["optional-dependencies"].items()}
+    assert all(lines <= extras["dev"] for lines in extras.values())
+
+
+def test_an_extra_is_imported_where_a_run_asks_for_it_alone() -> None:
+    """Nothing but its own file, and the check before a run, may need it; a base installation lacks it."""
+    for path in PRODUCT_FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {
+            ast.unparse(node).split()[1].split(".")[0]
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        assert path.name in ("wandb_tracker.py", "mlflow_tracker.py") or not names & {"wandb", "mlflow"}, relative(path)
 
 
 def test_constraints_name_no_place() -> None:

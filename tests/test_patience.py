@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from settings import miniature_settings
 from tensorboardX.proto.event_pb2 import Event
 
 from actors.journal import Journal
@@ -163,7 +164,7 @@ def test_metrics_that_did_not_fit_leave_no_half_line_behind(small_disk):
 
 def test_a_journal_outlasts_a_full_disk(small_disk):
     """TensorBoard's events too: with their own writer's thread dead, the journal would wait for it for ever."""
-    journal = Journal(str(small_disk), MANY_SECONDS)
+    journal = Journal(str(small_disk), miniature_settings(Path("a-model"), checkpoint={"retry_seconds": 60}))
     journal.begin(0)
     journal.record({"iteration": 0, "reward": 0.5})
     ballast = fill(small_disk)

@@ -58,8 +58,8 @@ def crew(ray_session: ClusterInfo, settings: RunSettings, tmp_path_factory: pyte
     crew.dismiss()
 
 
-def fresh(crew: Crew, directory: Path) -> Crew:
-    return replace(crew, store=start_weight_store(), journal=start_journal(directory))
+def fresh(crew: Crew, directory: Path, settings: RunSettings) -> Crew:
+    return replace(crew, store=start_weight_store(), journal=start_journal(directory, settings))
 
 
 def metrics_in(directory: Path) -> list[dict[str, Any]]:
@@ -72,8 +72,8 @@ def test_actors_one_iteration_ahead_equal_one_process_though_they_were_stopped_b
 ):
     """The second half has a new store and a new journal: the older policy can come from the checkpoint alone."""
     inputs = read_inputs(settings)
-    train(settings.model_copy(update={"iterations": 2}), inputs, fresh(crew, tmp_path), tmp_path)
-    train(settings, inputs, fresh(crew, tmp_path), tmp_path)
+    train(settings.model_copy(update={"iterations": 2}), inputs, fresh(crew, tmp_path, settings), tmp_path)
+    train(settings, inputs, fresh(crew, tmp_path, settings), tmp_path)
     metrics = metrics_in(tmp_path)
     assert [line["adapter_sha256"] for line in metrics] == expected
     assert [line["policy_age"] for line in metrics] == [0, 1, 1, 1]

@@ -1,8 +1,10 @@
 """The whole loop of actors against the same loop in one process, with and without lost workers."""
 
 import json
+import re
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from actors.crew import Crew, check_room, start_crew
 from actors.inputs import read_inputs
 from actors.journal import start_journal
 from actors.learner import common_hash
+from actors.metrics import exported_names
 from actors.training import train
 from actors.weights import checksum_of, load_weights, start_weight_store
 from pipeline.adapter import flatten_adapter
@@ -72,27 +75,68 @@ def crew(ray_session: ClusterInfo, settings: RunSettings, tmp_path_factory: pyte
     crew.dismiss()
 
 
-def fresh(crew: Crew, directory: Path) -> Crew:
-    return replace(crew, store=start_weight_store(), journal=start_journal(directory))
+def fresh(crew: Crew, directory: Path, settings: RunSettings) -> Crew:
+    return replace(crew, store=start_weight_store(), journal=start_journal(directory, settings))
 
 
 def hashes(directory: Path) -> list[str]:
     return [json.loads(line)["adapter_sha256"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_actors_equal_one_process_bit_for_bit(settings, expected, crew, tmp_path):
-    run = fresh(crew, tmp_path)
-    train(settings, read_inputs(settings), run, tmp_path)
-    assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]
+@pytest.fixture(scope="module")
+def finished(settings: RunSettings, crew: Crew, tmp_path_factory: pytest.TempPathFactory) -> tuple[Crew, Path]:
+    """A run that nothing happened to, whose actors still live, and its folder."""
+    directory = tmp_path_factory.mktemp("finished")
+    run = fresh(crew, directory, settings)
+    train(settings, read_inputs(settings), run, directory)
+    return run, directory
+
+
+def test_the_actors_equal_one_process_bit_for_bit(settings, expected, finished):
+    run, directory = finished
+    assert hashes(directory) == [checksum_of(adapter) for adapter in expected[1:]]
     assert np.array_equal(load_weights(ray.get(run.store.current.remote())), expected[-1])
     assert np.abs(expected[-1] - expected[0]).max() > 100 * ROUNDING, "nothing was learnt, so nothing was compared"
-    records = ray.data.read_parquet(str(tmp_path / "records"))
+    records = ray.data.read_parquet(str(directory / "records"))
     assert records.count() == settings.iterations * settings.records_per_iteration
     assert records.take_batch(3)["winner"].shape == (3, *LATENT_SHAPE)
 
 
+def test_prometheus_finds_every_metric_of_the_run(settings, finished):
+    """The agent on each node serves what actors have told Ray, which passes it on every ten seconds."""
+    (node,) = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    found: dict[tuple[str, frozenset[str]], float] = {}
+
+    def all_are_there() -> bool:
+        found.update(scraped(address))
+        return {name for name, _ in found} >= exported_names()
+
+    wait_until(all_are_there)
+    run = f'run="{settings.name}"'
+
+    def total(name: str, *labels: str) -> float:
+        return sum(value for (key, tags), value in found.items() if key == name and {run, *labels} <= tags)
+
+    trajectories = settings.iterations * settings.rollout.trajectories
+    assert total("ray_tailorpo_trajectories_total") == trajectories
+    assert total("ray_tailorpo_fleet_calls_total", 'fleet="rollout"') >= trajectories / settings.rollout.batch_size
+    assert total("ray_tailorpo_fleet_ready", 'fleet="rollout"') == settings.rollout.min_workers
+    assert total("ray_tailorpo_iterations") == settings.iterations
+    assert total("ray_tailorpo_learner_starts_total") == 1 and total("ray_tailorpo_policy_age") == 0
+    assert abs(time.time() - total("ray_tailorpo_last_checkpoint_timestamp_seconds")) < PATIENCE_S
+
+
+def scraped(address: str) -> dict[tuple[str, frozenset[str]], float]:
+    """Every sample of this project's at a Prometheus endpoint, by its name and labels."""
+    with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
+        lines = answer.read().decode().splitlines()
+    samples = (re.fullmatch(r"(ray_tailorpo_\w+)\{(.*)\} (\S+)", line) for line in lines)
+    return {(sample[1], frozenset(sample[2].split(","))): float(sample[3]) for sample in samples if sample}
+
+
 def test_two_learner_workers_equal_one_up_to_rounding(settings, expected, crew, tmp_path):
-    run = fresh(crew, tmp_path)
+    run = fresh(crew, tmp_path, settings)
     pair = settings.model_copy(update={"learner": settings.learner.model_copy(update={"num_workers": 2})})
     train(pair, read_inputs(pair), run, tmp_path)
     found = load_weights(ray.get(run.store.current.remote()))
@@ -108,7 +152,7 @@ def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings,
     """One after another: both kinds of workers in a call, the weight store, the learner, Ray Train's controller."""
     lost_before = [ray.get(fleet.stats.remote()).lost for fleet in (crew.rollout_fleet, crew.reward_fleet)]
     killed: list[str] = []
-    run = fresh(crew, tmp_path)
+    run = fresh(crew, tmp_path, settings)
     killer = threading.Thread(target=kill_one_after_another, args=(run, tmp_path, killed))
     killer.start()
     train(settings, read_inputs(settings), run, tmp_path)

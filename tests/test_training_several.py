@@ -61,8 +61,8 @@ def crew(ray_session: ClusterInfo, settings: RunSettings, tmp_path_factory: pyte
     crew.dismiss()
 
 
-def fresh(crew: Crew, directory: Path) -> Crew:
-    return replace(crew, store=start_weight_store(), journal=start_journal(directory))
+def fresh(crew: Crew, directory: Path, settings: RunSettings) -> Crew:
+    return replace(crew, store=start_weight_store(), journal=start_journal(directory, settings))
 
 
 def metrics_in(directory: Path) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def metrics_in(directory: Path) -> list[dict[str, Any]]:
 
 
 def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(settings, expected, crew, tmp_path):
-    run = fresh(crew, tmp_path)
+    run = fresh(crew, tmp_path, settings)
     inputs = read_inputs(settings)
     train(settings, inputs, run, tmp_path)
     metrics = metrics_in(tmp_path)

@@ -15,7 +15,7 @@ from pipeline.report.history import RunHistory
 _PLACEMENT = set(PoolSettings.model_fields)
 
 NOT_COMPARED: Any = {
-    **dict.fromkeys(("name", "output_dir", "seed", "checkpoint", "records", "samples"), True),
+    **dict.fromkeys(("name", "output_dir", "seed", "checkpoint", "records", "samples", "tracking"), True),
     "rollout": {*_PLACEMENT, "batches_in_flight"},
     "reward_actors": _PLACEMENT,
     "learner": {"num_workers", "min_workers", "max_restarts", "num_cpus", "num_gpus", "threads"},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.config import RunSettings
 from pipeline.config_loading import load_settings
 from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
-from pipeline.run_folder import MetricsFile
+from pipeline.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MetricsFile
 
 Series = NDArray[np.float64]
 
@@ -74,30 +74,46 @@ def read_run(folder: Path) -> RunHistory:
     Raises:
         ValueError: no run folder, a run without a finished iteration, or a malformed file; the message names it.
     """
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise ValueError(f"{folder} is no run folder: it has no {config.name}")
-    try:
-        settings = load_settings(config)
-    except ValueError as error:
-        raise ValueError(f"{config} does not hold: {error}") from None
+    settings = read_settings(folder)
+    metrics = read_metrics(folder, settings)
+    if not metrics:
+        raise ValueError(f"{folder} has no finished iteration yet: there is nothing to report")
     return RunHistory(
         folder=folder,
         settings=settings,
-        config=config.read_text(encoding="utf-8"),
-        metrics=_read_metrics(folder / "metrics.jsonl", settings),
+        config=(folder / CONFIG_FILE).read_text(encoding="utf-8"),
+        metrics=metrics,
         evaluation=read_evaluation(folder),
-        environment=_read_environment(folder / "environment.json"),
+        environment=_read_environment(folder / ENVIRONMENT_FILE),
     )
 
 
-def _read_metrics(path: Path, settings: RunSettings) -> tuple[dict[str, Any], ...]:
+def read_settings(folder: Path) -> RunSettings:
+    """The settings of a run folder.
+
+    Raises:
+        ValueError: no run folder, or a configuration that does not hold.
+    """
+    config = folder / CONFIG_FILE
+    if not config.is_file():
+        raise ValueError(f"{folder} is no run folder: it has no {config.name}")
+    try:
+        return load_settings(config)
+    except ValueError as error:
+        raise ValueError(f"{config} does not hold: {error}") from None
+
+
+def read_metrics(folder: Path, settings: RunSettings) -> tuple[dict[str, Any], ...]:
+    """An object per finished iteration of a run folder, from iteration 0 on; none before the first.
+
+    Raises:
+        ValueError: a malformed line; the message names it.
+    """
+    path = folder / METRICS_FILE
     try:
         rows = MetricsFile(path).read()
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} has a line that is no JSON: {error}") from None
-    if not rows:
-        raise ValueError(f"{path.parent} has no finished iteration yet: there is nothing to report")
     for index, row in enumerate(rows):
         fault = _fault_of(row, index, settings)
         if fault:

@@ -1,0 +1,119 @@
+"""What Prometheus sees of a run: numbers that the actors hand to Ray, whose agent on each node serves them.
+
+Every name below appears there behind `ray_tailorpo_`, a counter's before `_total`, with the run's name as its label
+`run`. deploy/grafana/tailorpo.json draws them. Ray repeats a gauge's last value for as long as its actor lives.
+
+Imported by the light tasks of Ray Data through the fleet, so nothing here imports torch.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+FLEET_GAUGES = {
+    "ready": "Workers that can be leased.",
+    "pending": "Workers that are starting or wait for room in the cluster.",
+    "busy": "Ready workers that serve a call.",
+    "leases": "Calls in progress: batches that are rolled out, or latents that are scored.",
+    "waiting": "The queue: calls that wait for a free worker.",
+}
+FLEET_COUNTERS = {
+    "calls": "Calls that were given to a worker.",
+    "restarts": "Workers started in place of another.",
+    "lost": "Workers that died after they were ready.",
+    "failed_starts": "Workers that died before they were ready.",
+    "expired_leases": "Calls taken back because their caller died.",
+}
+ITERATION_GAUGES = {
+    "reward": "Mean reward of the last iteration's finished images.",
+    "loss": "Mean loss of the last iteration.",
+    "policy_age": "Versions that the oldest record of the last iteration lay behind the policy that learnt from it.",
+    "rollout_seconds": "Seconds that the learner waited for the last iteration's records.",
+    "learn_seconds": "Seconds that it learnt from them.",
+    "seconds": "Seconds of the last iteration.",
+}
+ITERATIONS = "iterations"
+CHECKPOINT_TIME = "last_checkpoint_timestamp_seconds"
+RUN_GAUGES = ITERATION_GAUGES | {
+    ITERATIONS: "Iterations done since the run began, those before an interruption included.",
+    CHECKPOINT_TIME: "When the last checkpoint was written, in seconds since 1970.",
+}
+LEARNER_STARTS = "learner_starts"
+RUN_COUNTERS = {LEARNER_STARTS: "Times that the learner began: once, and once more after each of its losses."}
+TRAJECTORIES = "trajectories"
+ROLLOUT_COUNTERS = {TRAJECTORIES: "Trajectories rolled out."}
+
+
+class FleetMetrics:
+    """The counters of one fleet, with its name as the label `fleet`."""
+
+    def __init__(self, run: str, fleet: str) -> None:
+        labels = {"run": run, "fleet": fleet}
+        self._gauges = {name: _gauge(f"fleet_{name}", text, labels) for name, text in FLEET_GAUGES.items()}
+        self._counters = {name: _counter(f"fleet_{name}", text, labels) for name, text in FLEET_COUNTERS.items()}
+        self._counted = dict.fromkeys(FLEET_COUNTERS, 0)
+
+    def show(self, stats: Mapping[str, Any]) -> None:
+        """Show the fields of a `FleetStats`."""
+        for name, gauge in self._gauges.items():
+            gauge.set(stats[name])
+        for name, counter in self._counters.items():
+            if stats[name] > self._counted[name]:
+                counter.inc(stats[name] - self._counted[name])
+                self._counted[name] = stats[name]
+
+
+class RolloutMetrics:
+    """What one rollout worker makes."""
+
+    def __init__(self, run: str) -> None:
+        self._trajectories = _counter(TRAJECTORIES, ROLLOUT_COUNTERS[TRAJECTORIES], {"run": run})
+
+    def rolled_out(self, trajectories: int) -> None:
+        """Count a batch that is through."""
+        self._trajectories.inc(trajectories)
+
+
+class RunMetrics:
+    """How far a run is, and how it learns."""
+
+    def __init__(self, run: str) -> None:
+        self._gauges = {name: _gauge(name, text, {"run": run}) for name, text in RUN_GAUGES.items()}
+        self._learner_starts = _counter(LEARNER_STARTS, RUN_COUNTERS[LEARNER_STARTS], {"run": run})
+
+    def learner_began(self, iteration: int) -> None:
+        """The learner took its place, with `iteration` iterations behind it."""
+        self._learner_starts.inc()
+        self._gauges[ITERATIONS].set(iteration)
+
+    def iteration_ended(self, metrics: Mapping[str, Any]) -> None:
+        """Show an iteration's metrics; what it has no number for keeps its last one."""
+        self._gauges[ITERATIONS].set(metrics["iteration"] + 1)
+        for name in ITERATION_GAUGES:
+            value = metrics.get(name)
+            if value is not None and math.isfinite(value):
+                self._gauges[name].set(value)
+
+    def checkpoint_written(self) -> None:
+        """A checkpoint lies in the run folder now."""
+        self._gauges[CHECKPOINT_TIME].set(time.time())
+
+
+def exported_names() -> set[str]:
+    """Every name that Prometheus can find, as it stores it."""
+    gauges = {*RUN_GAUGES, *(f"fleet_{name}" for name in FLEET_GAUGES)}
+    counters = {*RUN_COUNTERS, *ROLLOUT_COUNTERS, *(f"fleet_{name}" for name in FLEET_COUNTERS)}
+    return {f"ray_tailorpo_{name}" for name in gauges | {f"{name}_total" for name in counters}}
+
+
+def _gauge(name: str, description: str, labels: dict[str, str]) -> Gauge:
+    gauge: Gauge = Gauge(f"tailorpo_{name}", description, tuple(labels)).set_default_tags(labels)
+    return gauge
+
+
+def _counter(name: str, description: str, labels: dict[str, str]) -> Counter:
+    counter: Counter = Counter(f"tailorpo_{name}", description, tuple(labels)).set_default_tags(labels)
+    return counter

@@ -1,0 +1,52 @@
+"""The Grafana dashboard shows what the code exports: every name, and no other. tests/test_training.py scrapes it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.metrics import FLEET_COUNTERS, FLEET_GAUGES, FleetMetrics, RunMetrics, exported_names
+
+DASHBOARD = json.loads((Path(__file__).parents[1] / "deploy" / "grafana" / "tailorpo.json").read_text(encoding="utf-8"))
+EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+NAME = re.compile(r"\bray_\w+")
+
+
+def test_the_dashboard_shows_every_exported_metric_and_no_other():
+    queries = [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["name"] == "run"]
+    shown = {name for expression in [*EXPRESSIONS, *queries] for name in NAME.findall(expression)}
+    assert shown == exported_names()
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_an_expression_looks_at_the_chosen_runs_and_treats_counters_as_such(expression):
+    (name,) = NAME.findall(expression)
+    assert f'{name}{{run=~"$run"}}' in expression and expression.count("(") == expression.count(")")
+    is_counter, counts_starts = name.endswith("_total"), name == "ray_tailorpo_learner_starts_total"
+    assert bool(re.search(r"\b(rate|increase)\(", expression)) == (is_counter and not counts_starts)
+
+
+def test_no_two_panels_overlap_or_share_a_number():
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells) and max(x for x, _ in cells) < 24
+
+
+def test_metrics_take_what_a_fleet_and_an_iteration_tell():
+    """Outside Ray nobody collects them; a counter takes differences, and refuses one that falls."""
+    fleet = FleetMetrics("a-run", "rollout")
+    stats: dict[str, Any] = dict.fromkeys([*FLEET_GAUGES, *FLEET_COUNTERS], 0)
+    for calls in (0, 3, 3, 5):
+        fleet.show(stats | {"calls": calls})
+    run = RunMetrics("a-run")
+    run.learner_began(2)
+    run.iteration_ended({"iteration": 2, "reward": None, "loss": float("nan"), "seconds": 1.5})
+    run.checkpoint_written()
