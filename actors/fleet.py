@@ -13,13 +13,15 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.cluster import beside_the_driver
+from actors.draining import draining_nodes, node_of
+from actors.fleet_state import FleetError, FleetStats, Lease
 from actors.metrics import FleetMetrics
 
 logger = logging.getLogger(__name__)
@@ -33,66 +35,17 @@ FIRST_CRASH_PAUSE_S, LONGEST_CRASH_PAUSE_S = 0.5, 30.0
 # Between two looks of Prometheus at the fleet, seconds; Ray passes them on every ten seconds.
 METRICS_INTERVAL_S = 2.0
 
-
-class FleetError(RuntimeError):
-    """The fleet cannot serve: its workers fail to start, or it was shut down."""
-
-
-class Lease(NamedTuple):
-    """The right to one call at a time on one worker, for as long as it is renewed every `renew_within_s` seconds.
-
-    A call that takes longer than `call_timeout_s` is to be reported by `report_hung`.
-    """
-
-    lease_id: int
-    worker_id: str
-    worker: "ActorHandle[Any]"
-    renew_within_s: float
-    call_timeout_s: float
-
-
-@dataclass(frozen=True)
-class FleetStats:
-    """Counters of a fleet; `calls` and those after it count since its start.
-
-    Attributes:
-        name: name of the fleet.
-        ready: workers that can be leased.
-        pending: workers that are starting or wait for room in the cluster.
-        busy: ready workers with at least one lease.
-        leases: leases in force.
-        waiting: callers that wait for a lease.
-        calls: leases granted.
-        restarts: workers started in place of another.
-        lost: workers that died, or were given up, after they were ready.
-        hung: those of them that did not answer in time.
-        garbled: calls whose result nobody could use.
-        failed_starts: workers that died before they were ready.
-        expired_leases: leases taken back because nobody renewed them.
-        last_error: text of the newest loss or failed start, empty without one.
-    """
-
-    name: str
-    ready: int
-    pending: int
-    busy: int
-    leases: int
-    waiting: int
-    calls: int
-    restarts: int
-    lost: int
-    hung: int
-    garbled: int
-    failed_starts: int
-    expired_leases: int
-    last_error: str
+# A spot notice comes two minutes before the end, or less.
+DRAIN_POLL_S = 2.0
 
 
 @dataclass
 class _Worker:
     worker_id: str
     actor: Any
+    node_id: str = ""
     ready: bool = False
+    leaving: bool = False  # its node will be taken back: it serves the leases that it has and is given no more
     lease_expiry: dict[int, float] = field(default_factory=dict)  # lease id -> time.monotonic()
 
 
@@ -143,7 +96,7 @@ class Fleet:
         self._failures_in_a_row = 0
         self._crashes_in_a_row = 0
         self._calls = self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
-        self._hung = self._garbled = 0
+        self._hung = self._garbled = self._drained = 0
         self._last_error = ""
         self._metrics = FleetMetrics(run, name)
 
@@ -154,6 +107,7 @@ class Fleet:
         self._asked_for = self._min_workers
         self._in_background(self._expire_leases())
         self._in_background(self._show_metrics())
+        self._in_background(self._leave_draining_nodes())
 
     async def grow(self) -> None:
         """Ask for all workers up to the maximum; of no effect on a fleet that has grown, or has ended."""
@@ -237,7 +191,7 @@ class Fleet:
         return FleetStats(
             name=self.name,
             ready=ready,
-            pending=len(self._workers) - ready,
+            pending=sum(not worker.ready for worker in self._workers.values()),
             busy=sum(worker.ready and bool(worker.lease_expiry) for worker in self._workers.values()),
             leases=len(self._worker_of_lease),
             waiting=sum(not waiter.done() for waiter in self._waiting),
@@ -246,6 +200,7 @@ class Fleet:
             lost=self._lost,
             hung=self._hung,
             garbled=self._garbled,
+            drained=self._drained,
             failed_starts=self._failed_starts,
             expired_leases=self._expired_leases,
             last_error=self._last_error,
@@ -273,6 +228,7 @@ class Fleet:
         """Take the worker in once it is ready, then ask it again and again until it is lost."""
         try:
             await worker.actor.ready.remote()
+            worker.node_id = await node_of(worker.actor)
         except RayError as error:
             if worker.worker_id in self._workers:
                 await self._start_failed(worker, error)
@@ -325,7 +281,21 @@ class Fleet:
         self._lost += 1
         self._last_error = error
         self._remove(worker)
-        self._replace()
+        if not worker.leaving:
+            self._replace()
+
+    async def _leave_draining_nodes(self) -> None:
+        """Replace workers whose nodes will be taken back while they still serve, and end them when they are through."""
+        while self._failure is None:
+            await asyncio.sleep(DRAIN_POLL_S)
+            draining = await asyncio.to_thread(draining_nodes)
+            for worker in [w for w in self._workers.values() if w.ready and not w.leaving and w.node_id in draining]:
+                logger.warning("fleet %s: the node of %s will be taken back", self.name, worker.worker_id)
+                worker.leaving = True
+                self._drained += 1
+                self._replace()
+            for worker in [w for w in self._workers.values() if w.leaving and not w.lease_expiry]:
+                self._remove(worker)
 
     def _replace(self) -> None:
         if self._failure is None:
@@ -353,7 +323,8 @@ class Fleet:
     def _grant(self) -> None:
         """Hand free slots to those who wait."""
         while self._waiting:
-            free = [w for w in self._workers.values() if w.ready and len(w.lease_expiry) < self._calls_per_worker]
+            serving = [worker for worker in self._workers.values() if worker.ready and not worker.leaving]
+            free = [worker for worker in serving if len(worker.lease_expiry) < self._calls_per_worker]
             if not free:
                 return
             waiter = self._waiting.popleft()
@@ -389,7 +360,7 @@ class Fleet:
             await asyncio.sleep(METRICS_INTERVAL_S)
 
     def _num_ready(self) -> int:
-        return sum(worker.ready for worker in self._workers.values())
+        return sum(worker.ready and not worker.leaving for worker in self._workers.values())
 
     def _raise_if_failed(self) -> None:
         if self._failure is not None:
