@@ -3,19 +3,15 @@
 import itertools
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-import ray._private.services
+import ray
+from autoscaling import autoscaling_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,78 +111,11 @@ def test_connecting_twice_changes_nothing(ray_session: ClusterInfo):
     json.dumps(asdict(ray_session))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
-def autoscaling_configuration(address: str, head_node_id: str) -> dict[str, Any]:
-    """One head of 1 CPU, and up to three nodes of 4 CPUs, started by Ray's own fake cloud on demand."""
-    provider = {
-        "type": "external",
-        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-        "use_node_id_as_ip": True,
-        "disable_node_updaters": True,
-        "disable_launch_config_check": True,
-        "gcs_address": address,
-        "launch_multiple": True,
-        "head_node_id": head_node_id,
-    }
-    node_types = {
-        "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-        "worker": {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 3},
-    }
-    commands = ["", "head_", "worker_"]
-    return {
-        "cluster_name": "fake",
-        "max_workers": 3,
-        "upscaling_speed": 1.0,
-        "idle_timeout_minutes": 1,
-        "provider": provider,
-        "available_node_types": node_types,
-        "head_node_type": "head",
-        "auth": {},
-        "docker": {},
-        "initialization_commands": [],
-        **{f"{who}setup_commands": [] for who in commands},
-        **{f"{who}start_ray_commands": [] for who in commands[1:]},
-        "file_mounts": {},
-        "cluster_synced_files": [],
-        "file_mounts_sync_continuously": False,
-        "rsync_exclude": [],
-        "rsync_filter": [],
-    }
-
-
 @pytest.fixture(params=["v1", "v2"])
 def autoscaling_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
     """Address of the head of a real autoscaling cluster on this machine, run by the autoscaler of that version."""
-    directory = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie below it
-    address = f"{ray._private.services.get_node_ip_address()}:{free_port()}"
-    head_node_id = "f" * 51 + "00000"
-    environment = os.environ | {
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_AUTH_MODE": "disabled",
-    }
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    if request.param == "v2":
-        environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": head_node_id}
-        environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = head_node_id
-    configuration = directory / "autoscaling.json"
-    configuration.write_text(json.dumps(autoscaling_configuration(address, head_node_id)))
-    command = ["ray", "start", "--head", "--block", f"--port={address.split(':')[1]}", f"--temp-dir={directory}"]
-    command += ["--num-cpus=1", "--include-dashboard=false", f"--autoscaling-config={configuration}"]
-    with (directory / "log").open("w") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    with autoscaling_head(request.param, worker={"CPU": 4}, max_workers=3) as address:
         yield address
-        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-        head.terminate()
-        _, survivors = psutil.wait_procs(family, timeout=5)
-        for process in survivors:  # Ray's agents outlive a head that is terminated
-            process.kill()
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 ASK_THE_CLUSTER = """
