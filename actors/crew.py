@@ -14,6 +14,7 @@ from actors.rollout import RolloutWorker
 from actors.weights import start_weight_store
 from pipeline.arithmetic import run_arithmetic
 from pipeline.config import PoolSettings, RunSettings
+from pipeline.object_storage import is_object_storage
 from pipeline.patience import Patience
 
 
@@ -54,7 +55,9 @@ def check_room(settings: RunSettings) -> None:
 
 def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
     """Start the actors; those that cannot be placed yet wait for nodes."""
-    store, journal = start_weight_store(), start_journal(run_directory, Patience(settings.checkpoint.retry_seconds))
+    stored_at = settings.location if is_object_storage(settings.output_dir) else None
+    journal = start_journal(run_directory, Patience(settings.checkpoint.retry_seconds), stored_at)
+    store = start_weight_store()
     rewards = start_pool("reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1)
     rollouts = start_pool(
         "rollout",

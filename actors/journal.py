@@ -17,6 +17,7 @@ from PIL import Image
 from ray.actor import ActorHandle
 
 from actors.cluster import beside_the_driver
+from pipeline.object_storage import Mirror
 from pipeline.patience import NO_PATIENCE, Patience
 from pipeline.run_folder import MetricsFile
 
@@ -27,10 +28,16 @@ if TYPE_CHECKING:
 class Journal:
     """Run it as an actor by `start_journal`. A learner on any node writes through it to the driver's folder."""
 
-    def __init__(self, run_directory: str, patience: Patience = NO_PATIENCE) -> None:
-        """Take an existing folder; `patience` is that with a disk that fails."""
+    def __init__(self, run_directory: str, patience: Patience = NO_PATIENCE, stored_at: str | None = None) -> None:
+        """Take an existing folder.
+
+        Args:
+            patience: with storage that fails.
+            stored_at: where in object storage the folder is kept, if it is.
+        """
         self.directory = Path(run_directory)
         self.patience = patience
+        self._mirror = None if stored_at is None else Mirror(self.directory, stored_at, patience)
         self.metrics = MetricsFile(self.directory / "metrics.jsonl")
         self._history: list[dict[str, Any]] = []
         self._failures: list[str] = []
@@ -51,6 +58,7 @@ class Journal:
             f"write {self.metrics.path}", lambda: self.metrics.keep_before(iteration)
         )
         self._tensorboard = EventFile(self.directory / "tensorboard")
+        self._push()
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Write one iteration's metrics; they are on the disk when this returns."""
@@ -62,6 +70,7 @@ class Journal:
             f"write into {self.directory / 'tensorboard'}",
             lambda: tensorboard.add(metrics["iteration"], _scalars(metrics)),
         )
+        self._push()
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
@@ -102,12 +111,21 @@ class Journal:
         grid = image_grid([Image.fromarray(image) for image in images], columns)
         file = self.directory / "samples" / f"iteration_{iteration:06d}.png"
         self.patience.keep_trying(f"write {file}", lambda: save_png(grid, file))
+        self._push()
+
+    def _push(self) -> None:
+        if self._mirror is not None:
+            self._mirror.push()
 
 
-def start_journal(run_directory: Path, patience: Patience = NO_PATIENCE) -> ActorHandle[Any]:
-    """Start a Journal on the driver's node, where the run folder is."""
+def start_journal(
+    run_directory: Path, patience: Patience = NO_PATIENCE, stored_at: str | None = None
+) -> ActorHandle[Any]:
+    """Start a Journal on the driver's node, where the run folder is; the arguments are those of `Journal`."""
     actor_class: Any = ray.remote(Journal)
-    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory), patience)
+    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(
+        str(run_directory), patience, stored_at
+    )
     return journal
 
 

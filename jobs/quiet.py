@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.patience import StorageError
+
 SETTINGS = {
     # transformers names, at import, every image processor that would rather have torchvision; nothing here uses one.
     "TRANSFORMERS_VERBOSITY": "error",
@@ -36,9 +38,9 @@ def be_quiet() -> None:
 
 @contextmanager
 def one_readable_message() -> Iterator[None]:
-    """End the process with the message of a fault of the user's, a ValueError, instead of a stack."""
+    """End the process with the message of a fault of the user's, or of the storage's, instead of a stack."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         yield
-    except ValueError as error:
+    except (ValueError, StorageError) as error:
         sys.exit(f"error: {error}")

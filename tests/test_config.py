@@ -122,6 +122,7 @@ def test_an_unknown_key_names_the_nearest_one(sections: dict[str, Any], unknown:
             r"rollout.timeout_seconds=60 is not above reward_actors.timeout_seconds=60",
         ),
         ({"learner": {"minibatch_size": 6}}, r"makes 16 records .* learner.minibatch_size=6 does not divide"),
+        ({"output_dir": "s3://key:secret@bucket/runs"}, r"output_dir is a URI with credentials or options"),
         ({"learner": {"num_workers": 3}}, r"makes 16 records .* learner.num_workers=3 does not divide"),
         ({"learner": {"learning_rate": "fast"}}, r"learner.learning_rate='fast': Input should be a valid number"),
         ({"learner": {"learning_rate": float("inf")}}, r"learner.learning_rate=inf: Input should be a finite number"),
