@@ -71,12 +71,14 @@ def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
 
 def worker_requests(settings: RunSettings) -> list[WorkerRequest]:
     """The least that must fit on the cluster at once."""
-    return _requests(settings, settings.reward_actors.min_workers, settings.rollout.min_workers)
+    learners = min(settings.learner.worker_counts)
+    return _requests(settings, settings.reward_actors.min_workers, settings.rollout.min_workers, learners)
 
 
 def most_worker_requests(settings: RunSettings) -> list[WorkerRequest]:
     """All workers that the run will ever ask for."""
-    return _requests(settings, settings.reward_actors.max_workers, settings.rollout.max_workers)
+    learners = max(settings.learner.worker_counts)
+    return _requests(settings, settings.reward_actors.max_workers, settings.rollout.max_workers, learners)
 
 
 def cpus_of_all_workers(settings: RunSettings) -> float:
@@ -86,11 +88,11 @@ def cpus_of_all_workers(settings: RunSettings) -> float:
     return pools + settings.learner.num_workers * settings.learner.num_cpus
 
 
-def _requests(settings: RunSettings, reward_actors: int, rollout_workers: int) -> list[WorkerRequest]:
+def _requests(settings: RunSettings, reward_actors: int, rollout_workers: int, learners: int) -> list[WorkerRequest]:
     return [
         WorkerRequest("reward_actors", reward_actors, resources_of(settings.reward_actors)),
         WorkerRequest("rollout", rollout_workers, resources_of(settings.rollout)),
-        WorkerRequest("learner", settings.learner.num_workers, resources_of(settings.learner)),
+        WorkerRequest("learner", learners, resources_of(settings.learner)),
     ]
 
 

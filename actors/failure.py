@@ -18,13 +18,18 @@ class RunFailedError(RuntimeError):
     """A run ended early. The message is the reason; the error it was raised from holds every detail."""
 
 
+class LastingFailureError(RuntimeError):
+    """A rollout or the learner failed in a way that another attempt would meet again; the journal has the reason."""
+
+
 def explain_failure(error: BaseException, journal: Any) -> RunFailedError:
     """The reason in one short text: what a rollout met, if one failed, else what `error` was caused by.
 
     Ray Data passes on an error's text but not its object, so the tasks of the plan note theirs in the journal. What
     runs without Ray Data has no journal, and gives None.
     """
-    noted: list[str] = ray.get(journal.noted_failures.remote()) if isinstance(error, TrainingFailedError) else []
+    from_training = isinstance(error, TrainingFailedError | LastingFailureError)
+    noted: list[str] = ray.get(journal.noted_failures.remote()) if from_training else []
     cause = root_cause(error)
     return RunFailedError(_shorten(noted[0] if noted else f"{type(cause).__name__}: {cause}"))
 

@@ -1,17 +1,16 @@
-"""The Ray Train loop: fetch an iteration's records, learn, checkpoint, publish."""
+"""The Ray Train loop: publish, fetch an iteration's records, learn, checkpoint."""
 
-import asyncio
 import logging
 import time
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.train
 import torch
 import torch.distributed as dist
 
-from actors.imaging import draw_images
+from actors.publishing import Publisher
+from actors.rollouts import Rollouts
 from actors.training import TrainLoopConfig
 from actors.weights import checksum_of
 from pipeline.adapter import flatten_adapter
@@ -19,6 +18,8 @@ from pipeline.checkpoint import Position, pack_checkpoint, unpack_checkpoint
 from pipeline.checkpoint_store import CheckpointStore, Files
 from pipeline.learning import Learner
 from pipeline.policy import Policy
+from pipeline.rollout_policy import ROLLOUT_POLICY_FILE, RolloutPolicy
+from pipeline.staleness import policy_age
 
 logger = logging.getLogger(__name__)
 
@@ -26,48 +27,56 @@ logger = logging.getLogger(__name__)
 def train_loop(config: TrainLoopConfig) -> None:
     """What each Ray Train worker runs.
 
-    Iteration i rolls out with policy version i; the version after the last is the result. The dataset is executed
-    afresh in every iteration, when all workers have asked for it, which worker 0 does only after publishing. A run that
-    was asked to stop returns after a checkpoint.
+    Iteration i rolls out with policy version i, or with version i - 1 where `rollout.max_staleness` lets it run while
+    the learner is on the iteration before. The version after the last iteration is the result. A run that was asked to
+    stop returns after a checkpoint, without one.
     """
     settings = config.settings
     torch.set_num_threads(settings.learner.threads)
     learner = Learner(Policy.load(settings.model, settings.lora, settings.sampling, settings.seed), settings)
     leads = ray.train.get_context().get_world_rank() == 0
-    position = _restore(learner, config.checkpoints, leads)
+    position, next_policy = _restore(learner, config.checkpoints, leads)
     if leads:
         ray.get(config.journal.begin.remote(position.next_iteration))
         # Now that the learner has its place, workers beyond the minimum may take what is left.
         ray.get([fleet.grow.remote() for fleet in (config.reward_fleet, config.rollout_fleet)])
+    publisher = Publisher(config, leads)
+    rollouts = Rollouts(
+        ray.train.get_dataset_shard("train"), publisher.publish, publisher.publish_again_if_lost, next_policy
+    )
     while not settings.is_over(position.next_iteration, position.seconds):
-        if leads:
-            _publish(config, learner, position)
-        metrics = _iterate(config, learner, position)
-        if leads:
-            metrics |= _losses(config)
+        metrics = _iterate(config, learner, rollouts, position)
         position = Position(position.next_iteration + 1, position.policy_version + 1, metrics["seconds_spent"])
         if leads:
-            ray.get(config.journal.record.remote(metrics))
+            ray.get(config.journal.record.remote(metrics | _losses(config)))
         stops = common_maximum(float(leads and ray.get(config.journal.stop_requested.remote()))) > 0
         over = settings.is_over(position.next_iteration, position.seconds)
         if over or stops or position.next_iteration % settings.checkpoint.every == 0:
             if leads:
-                config.checkpoints.save(position.next_iteration, pack_checkpoint(learner, position))
+                config.checkpoints.save(position.next_iteration, _pack(learner, position, rollouts))
             ray.train.report(metrics)
         if stops:
             return
-    if leads:
-        _publish(config, learner, position)
+    if rollouts.begun:  # a budget of time ended while the next iteration was on its way
+        rollouts.finish()
+    publisher.publish_result(RolloutPolicy.of(learner, position.policy_version), position.next_iteration)
 
 
-def _iterate(config: TrainLoopConfig, learner: Learner, position: Position) -> dict[str, Any]:
+def _iterate(config: TrainLoopConfig, learner: Learner, rollouts: Rollouts, position: Position) -> dict[str, Any]:
     """Roll out and learn; the metrics are those of all workers together."""
-    iteration = position.next_iteration
+    settings, iteration, version = config.settings, position.next_iteration, position.policy_version
     started = time.monotonic()
-    table = _fetch_records()
+    if not rollouts.begun:
+        rollouts.begin(rollouts.next_policy or RolloutPolicy.of(learner, version), iteration)
+    table = rollouts.finish()
+    if settings.rollout.max_staleness:
+        rollouts.next_policy = RolloutPolicy.of(learner, version)
+        if not settings.is_over(iteration + 1, position.seconds):
+            rollouts.begin(rollouts.next_policy, iteration + 1)
     fetched = time.monotonic()
+    age = policy_age(table, version, settings.rollout.max_staleness)
     metrics = learner.learn(table, iteration)
-    if config.settings.records.save:
+    if settings.records.save:
         rank = ray.train.get_context().get_world_rank()
         ray.get(config.journal.save_records.remote(iteration, rank, table))
     adapter_hash = common_hash(learner)
@@ -76,7 +85,8 @@ def _iterate(config: TrainLoopConfig, learner: Learner, position: Position) -> d
     seconds = common_maximum(finished - started)
     return {
         "iteration": iteration,
-        "policy_version": position.policy_version,
+        "policy_version": version,
+        "policy_age": age,
         **metrics,
         "adapter_sha256": adapter_hash,
         "rollout_seconds": fetched - started,
@@ -93,33 +103,6 @@ def _losses(config: TrainLoopConfig) -> dict[str, int]:
     return {
         f"{counter}/{fleet.name}": getattr(fleet, counter) for fleet in stats for counter in ("lost", "hung", "garbled")
     }
-
-
-def _fetch_records() -> pa.Table:
-    """This worker's share of the iteration, which executes the rollouts."""
-    shard = ray.train.get_dataset_shard("train")
-    blocks = [block for block in shard.iter_batches(batch_size=None, batch_format="pyarrow") if len(block)]
-    return pa.concat_tables(blocks)
-
-
-def _publish(config: TrainLoopConfig, learner: Learner, position: Position) -> None:
-    """Make the adapter the current policy of the iteration that comes next; draw the sample grid if it is due."""
-    settings, version = config.settings, position.policy_version
-    adapter, normalisation = flatten_adapter(learner.policy), learner.normaliser.current
-    ray.get(config.store.publish.remote(version, position.next_iteration, adapter, normalisation))
-    if version % settings.samples.every == 0 or settings.is_over(position.next_iteration, position.seconds):
-        ticket = ray.get(config.store.current.remote())
-        images = asyncio.run(
-            draw_images(
-                config.rollout_fleet,
-                config.reward_fleet,
-                config.sample_prompts,
-                settings.samples.count,
-                settings.evaluation.batch_size,
-                ticket,
-            )
-        )
-        ray.get(config.journal.save_grid.remote(version, images))
 
 
 def common_hash(learner: Learner) -> str:
@@ -147,17 +130,23 @@ def common_maximum(own: float) -> float:
     return float(largest)
 
 
-def _restore(learner: Learner, checkpoints: CheckpointStore, leads: bool) -> Position:
-    """Continue from the newest whole checkpoint if there is one; return where that stands.
+def _restore(learner: Learner, checkpoints: CheckpointStore, leads: bool) -> tuple[Position, RolloutPolicy | None]:
+    """Continue from the newest whole checkpoint if there is one.
 
     Worker 0 reads it for all workers, which must go on from the same one, wherever they can see.
+
+    Returns:
+        Where that stands, and the policy of the next iteration's rollouts where it is an older one.
     """
     files = _newest_files(checkpoints) if leads else None
     if dist.is_initialized():
         shared = [files]
         dist.broadcast_object_list(shared, src=0, device=torch.device("cpu"))
         (files,) = shared
-    return Position(0, 0) if files is None else unpack_checkpoint(learner, files)
+    if files is None:
+        return Position(0, 0), None
+    older = files.get(ROLLOUT_POLICY_FILE)
+    return unpack_checkpoint(learner, files), None if older is None else RolloutPolicy.from_bytes(older)
 
 
 def _newest_files(checkpoints: CheckpointStore) -> Files | None:
@@ -165,3 +154,11 @@ def _newest_files(checkpoints: CheckpointStore) -> Files | None:
     if found.skipped:
         logger.warning(found.explanation())
     return found.files
+
+
+def _pack(learner: Learner, position: Position, rollouts: Rollouts) -> Files:
+    """The checkpoint, with the policy of the next iteration's rollouts where it is an older one."""
+    files = pack_checkpoint(learner, position)
+    if rollouts.next_policy is not None:
+        files[ROLLOUT_POLICY_FILE] = rollouts.next_policy.to_bytes()
+    return files

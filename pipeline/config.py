@@ -136,6 +136,9 @@ class RolloutSettings(PoolSettings):
     """Trajectories denoised together."""
     batches_in_flight: PositiveInt = 2
     """Batches a worker keeps going, so that one is denoised while another is scored."""
+    max_staleness: Literal[0, 1] = 0
+    """0: every record is of the policy that learns from it. 1: an iteration is rolled out while the learner is on the
+    one before, with a policy one version old, so that neither waits for the other."""
 
 
 class RewardPoolSettings(PoolSettings):
@@ -152,6 +155,12 @@ class LearnerSettings(Settings):
 
     num_workers: PositiveInt = 1
     """Ray Train workers; gradients do not depend on how many there are."""
+    min_workers: PositiveInt | None = None
+    """Fewest workers to go on with: the learner shrinks when a node is lost and grows back to num_workers when there is
+    room. By default it waits for all of them."""
+    max_restarts: NonNegativeInt = 3
+    """How often lost workers are replaced, and the run taken up at its last checkpoint, before the run ends. Spot nodes
+    that are taken back do not count."""
     num_cpus: NonNegativeFloat = 1.0
     """CPUs reserved by each worker."""
     num_gpus: NonNegativeFloat = 0.0
@@ -180,6 +189,19 @@ class LearnerSettings(Settings):
     """Optimiser steps that may be skipped for a gradient that is not finite, before the run stops."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the adapter, exported beside the raw one; none by default."""
+
+    @property
+    def worker_counts(self) -> range:
+        """The numbers of workers that the learner may have while a run goes on."""
+        return range(self.min_workers or self.num_workers, self.num_workers + 1)
+
+    @model_validator(mode="after")
+    def _elastic_range(self) -> "LearnerSettings":
+        if not self.worker_counts:
+            raise ValueError(
+                f"min_workers={self.min_workers} is above num_workers={self.num_workers}; raise num_workers"
+            )
+        return self
 
 
 class CheckpointSettings(Settings):
@@ -327,12 +349,13 @@ class RunSettings(Settings):
                 f"rollout.batch_size={batch} is no multiple of {together}, the trajectories that method "
                 f"{self.method.name!r} compares; {batch + together - batch % together} is"
             )
-        records, workers = self.records_per_iteration, self.learner.num_workers
-        if records % workers:
-            raise ValueError(
-                f"an iteration makes {records} records ({self._records_in_words}), which learner.num_workers="
-                f"{workers} does not divide; change one of them"
-            )
+        records = self.records_per_iteration
+        for workers in self.learner.worker_counts:
+            if records % workers:
+                raise ValueError(
+                    f"an iteration makes {records} records ({self._records_in_words}), which {workers} workers of "
+                    f"learner.num_workers={self.learner.num_workers} cannot share equally; change one of them"
+                )
         if records % self.learner.minibatch_size:
             raise ValueError(
                 f"an iteration makes {records} records ({self._records_in_words}), which "

@@ -76,12 +76,15 @@ def align_in_process(settings: RunSettings) -> list[NDArray[np.float32]]:
     behaviour, learner = load_policy(settings), Learner(load_policy(settings), settings)
     behaviour.freeze()
     published = [flatten_adapter(learner.policy)]
+    normalisations = [learner.normaliser.current]
     for iteration in range(settings.iterations):
-        load_flat_adapter(behaviour, published[-1])
+        version = max(0, iteration - settings.rollout.max_staleness)
+        load_flat_adapter(behaviour, published[version])
         if isinstance(scorer, InProcessRewardSet):
-            table = roll_out_several(behaviour, scorer, learner.normaliser.current, settings, iteration)
+            table = roll_out_several(behaviour, scorer, normalisations[version], settings, iteration)
         else:
             table = roll_out(behaviour, scorer, settings, iteration)
         learner.learn(table, iteration)
         published.append(flatten_adapter(learner.policy))
+        normalisations.append(learner.normaliser.current)
     return published

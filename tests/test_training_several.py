@@ -1,4 +1,4 @@
-"""Runs with several rewards: the actors against one process, a run that is taken up again, and the evaluation."""
+"""Runs with several rewards: the actors against one process, and the evaluation."""
 
 from __future__ import annotations
 
@@ -89,13 +89,3 @@ def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(sett
     gains = [rows[label].difference for label in settings.trained_reward_labels]
     assert rows[WEIGHTED_SUM].difference == pytest.approx(np.dot(weights, gains), rel=1e-3, abs=1e-5)
     assert evaluation.changes.mean() == pytest.approx(rows[WEIGHTED_SUM].difference, rel=1e-3, abs=1e-6)
-
-
-def test_a_run_taken_up_again_ends_as_if_nothing_had_happened(settings, expected, crew, tmp_path):
-    """The store and the journal are new, so that the statistics can come from the checkpoint alone."""
-    inputs = read_inputs(settings)
-    train(settings.model_copy(update={"iterations": 2}), inputs, fresh(crew, tmp_path), tmp_path)
-    train(settings, inputs, fresh(crew, tmp_path), tmp_path)
-    metrics = metrics_in(tmp_path)
-    assert [line["iteration"] for line in metrics] == [0, 1, 2]
-    assert [line["adapter_sha256"] for line in metrics] == expected

@@ -1,0 +1,112 @@
+"""Rollouts one iteration ahead of the learner: the actors against one process, taken up again, and what is refused."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from in_process import align_in_process
+from settings import miniature_settings
+
+from actors.cluster import ClusterInfo
+from actors.crew import Crew, start_crew
+from actors.inputs import read_inputs
+from actors.journal import start_journal
+from actors.training import train
+from actors.weights import checksum_of, start_weight_store
+from pipeline.config import RunSettings
+from pipeline.rollout_policy import RolloutPolicy
+from pipeline.staleness import StaleRecordsError, policy_age
+from pipeline.weighting import Normalisation
+
+pytest_plugins = ["model_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def settings(miniature_model: Path, miniature_clip: Path) -> RunSettings:
+    """Two rewards in running units, so that the normalisation of the older policy matters too."""
+    return miniature_settings(
+        miniature_model,
+        iterations=4,
+        reward=[{"name": "clip", "path": str(miniature_clip)}, {"name": "jpeg_compressibility", "weight": 0.5}],
+        reward_normalisation="running",
+        rollout={"max_staleness": 1},
+        records={"save": True},
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(settings: RunSettings) -> list[str]:
+    """The checksum of every published adapter, from one process with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    published = align_in_process(settings)
+    torch.set_num_threads(threads)
+    return [checksum_of(adapter) for adapter in published[1:]]
+
+
+@pytest.fixture(scope="module")
+def crew(ray_session: ClusterInfo, settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    crew = start_crew(settings, tmp_path_factory.mktemp("crew"))
+    yield crew
+    crew.dismiss()
+
+
+def fresh(crew: Crew, directory: Path) -> Crew:
+    return replace(crew, store=start_weight_store(), journal=start_journal(directory))
+
+
+def metrics_in(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_actors_one_iteration_ahead_equal_one_process_though_they_were_stopped_between(
+    settings, expected, crew, tmp_path
+):
+    """The second half has a new store and a new journal: the older policy can come from the checkpoint alone."""
+    inputs = read_inputs(settings)
+    train(settings.model_copy(update={"iterations": 2}), inputs, fresh(crew, tmp_path), tmp_path)
+    train(settings, inputs, fresh(crew, tmp_path), tmp_path)
+    metrics = metrics_in(tmp_path)
+    assert [line["adapter_sha256"] for line in metrics] == expected
+    assert [line["policy_age"] for line in metrics] == [0, 1, 1, 1]
+    versions = [
+        set(pa.parquet.read_table(path)["policy_version"].to_pylist())
+        for path in sorted((tmp_path / "records").iterdir())
+    ]
+    assert versions == [{0}, {0}, {1}, {2}]
+
+
+def records_of(*versions: int) -> pa.Table:
+    return pa.table({"policy_version": pa.array(versions, pa.int64())})
+
+
+def test_the_age_of_records_is_that_of_the_oldest():
+    assert policy_age(records_of(3, 3), 3, max_staleness=0) == 0
+    assert policy_age(records_of(4, 3, 4), 4, max_staleness=1) == 1
+
+
+@pytest.mark.parametrize(("versions", "staleness"), [((2, 3), 0), ((1, 3), 1), ((4, 3), 1)])
+def test_records_that_are_too_old_or_of_the_future_are_refused(versions, staleness):
+    with pytest.raises(StaleRecordsError, match=f"version 3 .* versions {min(versions)} to {max(versions)}"):
+        policy_age(records_of(*versions), 3, staleness)
+
+
+@pytest.mark.parametrize("normalisation", [None, Normalisation((1.0, 0.5), (0.1, -3.0), (1 / 3, 7.0))])
+def test_a_rollout_policy_is_read_back_to_the_last_bit(normalisation):
+    policy = RolloutPolicy(5, np.random.default_rng(0).standard_normal(100).astype(np.float32), normalisation)
+    found = RolloutPolicy.from_bytes(policy.to_bytes())
+    assert found.version == 5 and found.normalisation == normalisation
+    assert found.adapter.dtype == np.float32 and np.array_equal(found.adapter, policy.adapter)
+
+
+def test_only_one_version_of_staleness_is_known(miniature_model):
+    with pytest.raises(ValueError, match="max_staleness"):
+        miniature_settings(miniature_model, rollout={"max_staleness": 2})
