@@ -13,6 +13,8 @@ SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # A thread that is given up when a job is stopped must not start another Ray.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 
 SETTINGS_OF_A_RAY_OF_OUR_OWN = {
