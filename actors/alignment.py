@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 
-from actors.crew import start_crew
+from actors.crew import Crew, start_crew
 from actors.evaluation import evaluate
 from actors.failure import explain_failure
 from actors.inputs import RunInputs
@@ -19,7 +19,7 @@ from actors.training import train
 from actors.weights import WeightTicket, load_weights
 from pipeline.adapter import export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
-from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
+from pipeline.checkpoint_store import checkpoints_of_run
 from pipeline.config import RunSettings
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.pictures import most_changed_picture
@@ -65,8 +65,7 @@ def align(
         ValueError: the folder has checkpoints, and none is whole.
     """
     started, succeeded, stop = time.monotonic(), False, stop or StopRequest()
-    patience, checkpoints = Patience(settings.checkpoint.retry_seconds), checkpoints_of_run(settings, run_directory)
-    if explanation := checkpoints.newest().explanation():
+    if explanation := checkpoints_of_run(settings, run_directory).newest().explanation():
         logger.warning(explanation)
     crew = start_crew(settings, run_directory)
     try:
@@ -74,25 +73,7 @@ def align(
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
             train(settings, inputs, crew, run_directory)
         stop.raise_if_made()
-        trained = time.monotonic()
-        ticket, held_out = ray.get(crew.store.current.remote()), inputs.prompts.held_out
-        evaluation = None
-        if settings.evaluation.images:
-            evaluation = asyncio.run(evaluate(settings, held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
-            patience.keep_trying(f"write into {run_directory}", partial(_save_evaluation, evaluation, run_directory))
-        export = partial(_export, settings, ticket, checkpoints, evaluation, run_directory)
-        patience.keep_trying(f"export the adapter into {run_directory}", export)
-        summary = {
-            "name": settings.name,
-            "iterations": ticket.iteration,
-            "trajectories": ticket.iteration * settings.rollout.trajectories,
-            "policy_version": ticket.version,
-            "train_seconds": trained - started,
-            "evaluation_seconds": time.monotonic() - trained,
-            "last_iteration": ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1],
-            "evaluation": evaluation.rewards_as_json() if evaluation else None,
-        }
-        patience.keep_trying(f"write into {run_directory}", partial(write_json, run_directory / SUMMARY_FILE, summary))
+        summary = _conclude(settings, inputs.prompts.held_out, crew, run_directory, time.monotonic() - started)
         succeeded = True
         return summary
     except (RayError, TrainingFailedError, RuntimeError) as error:
@@ -110,19 +91,38 @@ def _close(journal: Any, succeeded: bool) -> None:
         logger.warning("the trackers were not told how the run ended: %s", error)
 
 
+def _conclude(
+    settings: RunSettings, held_out: list[str], crew: Crew, run_directory: Path, train_seconds: float
+) -> dict[str, Any]:
+    """Evaluate and export what was learnt; return the summary, which is written last."""
+    trained, patience = time.monotonic(), Patience(settings.checkpoint.retry_seconds)
+    ticket, evaluation = ray.get(crew.store.current.remote()), None
+    if settings.evaluation.images:
+        evaluation = asyncio.run(evaluate(settings, held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
+        patience.keep_trying(f"write into {run_directory}", partial(_save_evaluation, evaluation, run_directory))
+    export = partial(_export, settings, ticket, evaluation, run_directory)
+    patience.keep_trying(f"export the adapter into {run_directory}", export)
+    summary = {
+        "name": settings.name,
+        "iterations": ticket.iteration,
+        "trajectories": ticket.iteration * settings.rollout.trajectories,
+        "policy_version": ticket.version,
+        "train_seconds": train_seconds,
+        "evaluation_seconds": time.monotonic() - trained,
+        "last_iteration": ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1],
+        "evaluation": evaluation.rewards_as_json() if evaluation else None,
+    }
+    patience.keep_trying(f"write into {run_directory}", partial(write_json, run_directory / SUMMARY_FILE, summary))
+    return summary
+
+
 def _save_evaluation(evaluation: Evaluation, run_directory: Path) -> None:
     save_png(most_changed_picture(evaluation), run_directory / "before_after.png")
     write_json(run_directory / EVALUATION_FILE, evaluation.as_json())
     write_text(run_directory / "evaluation.md", evaluation_text(evaluation) + "\n")
 
 
-def _export(
-    settings: RunSettings,
-    ticket: WeightTicket,
-    checkpoints: CheckpointStore,
-    evaluation: Evaluation | None,
-    run_directory: Path,
-) -> None:
+def _export(settings: RunSettings, ticket: WeightTicket, evaluation: Evaluation | None, run_directory: Path) -> None:
     """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them."""
     on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
     policy = Policy.load(on_cpu, settings.lora, settings.sampling, settings.seed)
@@ -131,7 +131,7 @@ def _export(
     load_flat_adapter(policy, load_weights(ticket))
     export_adapter(policy, run_directory / "adapter", card, record)
     if settings.learner.ema_decay is not None:
-        files = checkpoints.newest().files
+        files = checkpoints_of_run(settings, run_directory).newest().files
         assert files is not None, "the last iteration has a checkpoint"
         load_average(policy, files)
         export_adapter(policy, run_directory / "adapter_ema", card, record)

@@ -96,8 +96,10 @@ def refuse_fleeting_folder(folder: Path) -> None:
     """Refuse a folder in the copy of the working directory that Ray makes for a submitted job, and deletes after it.
 
     Raises:
-        ValueError: results would be lost with the copy.
+        ValueError: results would be lost with the copy. Or the folder is a URI, which this folder's job does not take.
     """
+    if ":/" in str(folder):
+        raise ValueError(f"{folder} is no path; only jobs/align.py writes to object storage, its output_dir=s3://...")
     if RUNTIME_RESOURCES in folder.resolve().parts:
         raise ValueError(
             f"{folder} would lie in the job's copy of the working directory, which Ray deletes; give an absolute path "

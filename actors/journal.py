@@ -19,6 +19,7 @@ from ray.actor import ActorHandle
 from actors.cluster import beside_the_driver
 from actors.metrics import RunMetrics
 from pipeline.config import RunSettings
+from pipeline.object_storage import Mirror, is_object_storage
 from pipeline.patience import Patience
 from pipeline.run_folder import METRICS_FILE, MetricsFile
 from pipeline.tracking.base import TrackedRun
@@ -29,10 +30,13 @@ class Journal:
     """Run it as an actor by `start_journal`. A learner on any node writes through it to the driver's folder."""
 
     def __init__(self, run_directory: str, settings: RunSettings) -> None:
-        """Take an existing folder, that of a run with `settings`."""
+        """Take an existing folder, that of a run with `settings`; in object storage a copy of it is kept up to date."""
         self.directory = Path(run_directory)
         self.patience = Patience(settings.checkpoint.retry_seconds)
         self.metrics = MetricsFile(self.directory / METRICS_FILE)
+        self._mirror: Mirror | None = None
+        if is_object_storage(settings.output_dir):
+            self._mirror = Mirror(self.directory, settings.location, self.patience)
         self._history: list[dict[str, Any]] = []
         self._failures: list[str] = []
         self._first = 0
@@ -57,6 +61,7 @@ class Journal:
             self._trackers = Trackers(open_tracker(chosen, run) for chosen in self._settings.tracking)
         self._trackers.begin(iteration, self._history)
         self._prometheus.learner_began(iteration)
+        self._push()
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Write one iteration's metrics; they are on the disk when this returns."""
@@ -65,6 +70,7 @@ class Journal:
         self._history.append(metrics)
         self._trackers.record(metrics)
         self._prometheus.iteration_ended(metrics)
+        self._push()
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
@@ -114,6 +120,11 @@ class Journal:
         grid = image_grid([Image.fromarray(image) for image in images], columns)
         file = self.directory / "samples" / f"iteration_{iteration:06d}.png"
         self.patience.keep_trying(f"write {file}", lambda: save_png(grid, file))
+        self._push()
+
+    def _push(self) -> None:
+        if self._mirror is not None:
+            self._mirror.push()
 
 
 def start_journal(run_directory: Path, settings: RunSettings) -> ActorHandle[Any]:

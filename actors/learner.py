@@ -29,7 +29,7 @@ def train_loop(config: TrainLoopConfig) -> None:
 
     Iteration i rolls out with policy version i, or with version i - 1 where `rollout.max_staleness` lets it run while
     the learner is on the iteration before. The version after the last iteration is the result. A run that was asked to
-    stop returns after a checkpoint.
+    stop returns after a checkpoint, without a result.
     """
     settings = config.settings
     torch.set_num_threads(settings.learner.threads)
@@ -46,16 +46,14 @@ def train_loop(config: TrainLoopConfig) -> None:
     )
     while not settings.is_over(position.next_iteration, position.seconds):
         metrics = _iterate(config, learner, rollouts, position)
-        if leads:
-            metrics |= _losses(config)
         position = Position(position.next_iteration + 1, position.policy_version + 1, metrics["seconds_spent"])
         if leads:
-            ray.get(config.journal.record.remote(metrics))
+            ray.get(config.journal.record.remote(metrics | _losses(config)))
         stops = common_maximum(float(leads and ray.get(config.journal.stop_requested.remote()))) > 0
         over = settings.is_over(position.next_iteration, position.seconds)
         if over or stops or position.next_iteration % settings.checkpoint.every == 0:
             if leads:
-                config.checkpoints.save(position.next_iteration, _files(learner, position, rollouts))
+                config.checkpoints.save(position.next_iteration, _pack(learner, position, rollouts))
                 ray.get(config.journal.note_checkpoint.remote())
             ray.train.report(metrics)
         if stops:
@@ -133,14 +131,6 @@ def common_maximum(own: float) -> float:
     return float(largest)
 
 
-def _files(learner: Learner, position: Position, rollouts: Rollouts) -> Files:
-    """What a checkpoint consists of."""
-    files = pack_checkpoint(learner, position)
-    if rollouts.next_policy is not None:
-        files[ROLLOUT_POLICY_FILE] = rollouts.next_policy.to_bytes()
-    return files
-
-
 def _restore(learner: Learner, checkpoints: CheckpointStore, leads: bool) -> tuple[Position, RolloutPolicy | None]:
     """Continue from the newest whole checkpoint if there is one.
 
@@ -165,3 +155,11 @@ def _newest_files(checkpoints: CheckpointStore) -> Files | None:
     if found.skipped:
         logger.warning(found.explanation())
     return found.files
+
+
+def _pack(learner: Learner, position: Position, rollouts: Rollouts) -> Files:
+    """The checkpoint, with the policy of the next iteration's rollouts where it is an older one."""
+    files = pack_checkpoint(learner, position)
+    if rollouts.next_policy is not None:
+        files[ROLLOUT_POLICY_FILE] = rollouts.next_policy.to_bytes()
+    return files

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train
 from ray.exceptions import RayActorError
 from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -20,6 +19,7 @@ from actors.failure import LastingFailureError
 from actors.inputs import RunInputs
 from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
+from pipeline.patience import StorageError
 
 if TYPE_CHECKING:
     from actors.crew import Crew
@@ -65,7 +65,7 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
         try:
             # Ray Train is told of no checkpoint, and what else it keeps of a run is of no use after it.
             with tempfile.TemporaryDirectory() as scratch:
-                _trainer(settings, inputs, crew, run_directory, scratch).fit()
+                _trainer(settings, inputs, crew, checkpoints_of_run(settings, run_directory), scratch).fit()
             break
         except RayActorError as error:
             if not restarts_left:
@@ -75,7 +75,9 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
         raise LastingFailureError(failures[0])
 
 
-def _trainer(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path, scratch: str) -> TorchTrainer:
+def _trainer(
+    settings: RunSettings, inputs: RunInputs, crew: Crew, checkpoints: CheckpointStore, scratch: str
+) -> TorchTrainer:
     learner = settings.learner
     fewest, most = min(learner.worker_counts), max(learner.worker_counts)
     num_workers: Any = (fewest, most) if fewest < most else most
@@ -88,7 +90,7 @@ def _trainer(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory
                 sample_prompts=inputs.prompts.held_out,
                 store=crew.store,
                 journal=crew.journal,
-                checkpoints=checkpoints_of_run(settings, run_directory),
+                checkpoints=checkpoints,
                 rollout_fleet=crew.rollout_fleet,
                 reward_fleet=crew.reward_fleet,
             )
@@ -110,7 +112,6 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     # Ray Train's controller imports this module too, and needs no networks.
     from actors.learner import train_loop
     from pipeline.optimiser import NonFiniteGradientError
-    from pipeline.patience import StorageError
     from pipeline.staleness import StaleRecordsError
     from pipeline.tracking.base import TrackerError
 

@@ -12,8 +12,11 @@ import yaml
 
 from jobs.quiet import be_quiet, one_readable_message
 from pipeline.config import RunSettings
-from pipeline.config_loading import dump_settings, load_settings
+from pipeline.config_loading import dump_settings, load_settings, parse_settings
+from pipeline.object_storage import exists, is_object_storage, read_text, working_folder
+from pipeline.patience import Patience, StorageError
 from pipeline.run_folder import CONFIG_FILE
+from pipeline.stopping import StopRequest
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -22,7 +25,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", type=Path, help="YAML file of a new run")
     source.add_argument(
-        "--resume", type=Path, metavar="RUN_DIR", help="take up an interrupted run where its checkpoint is"
+        "--resume", metavar="RUN_DIR", help="take up an interrupted run, a path or a URI, where its checkpoint is"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved configuration and its arithmetic, and exit"
@@ -36,15 +39,15 @@ def main(arguments: list[str] | None = None) -> None:
     be_quiet()
     options = parse_arguments(arguments)
     with one_readable_message():
-        settings, run_directory = resolve_run(options)
+        settings, location = resolve_run(options)
         if options.dry_run:
             print_plan(settings)
         else:
-            run(settings, run_directory)
+            run(settings, location)
 
 
-def resolve_run(options: argparse.Namespace) -> tuple[RunSettings, Path]:
-    """The settings and the folder of the run.
+def resolve_run(options: argparse.Namespace) -> tuple[RunSettings, str]:
+    """The settings of the run, and where its folder is: a path or the URI of object storage.
 
     Raises:
         ValueError: settings that do not hold, a folder that exists already, or one that cannot be resumed.
@@ -52,17 +55,32 @@ def resolve_run(options: argparse.Namespace) -> tuple[RunSettings, Path]:
     if options.resume is not None:
         if options.overrides:
             raise ValueError("a run is resumed as it was; start a new one with --config to change settings")
-        config = options.resume / CONFIG_FILE
-        if not config.is_file():
-            raise ValueError(f"{options.resume} is no run folder: it has no {CONFIG_FILE}")
-        return load_settings(config), options.resume
+        return resume_settings(options.resume)
     settings = load_settings(options.config, options.overrides)
-    run_directory = Path(settings.output_dir) / settings.name
-    if run_directory.exists() and not options.dry_run:
+    if exists(settings.location) and not options.dry_run:
         raise ValueError(
-            f"the run folder {run_directory} exists; continue it by --resume {run_directory}, or choose another name"
+            f"the run folder {settings.location} exists; continue it by --resume {settings.location}, or choose "
+            "another name"
         )
-    return settings, run_directory
+    return settings, settings.location
+
+
+def resume_settings(folder: str) -> tuple[RunSettings, str]:
+    """The settings that lie in a run folder, and where it is.
+
+    Raises:
+        ValueError: it is no run folder.
+    """
+    location = folder.rstrip("/")
+    config = f"{location}/{CONFIG_FILE}"
+    if not exists(config):
+        raise ValueError(f"{location} is no run folder: it has no {CONFIG_FILE}")
+    if not is_object_storage(location):
+        return load_settings(Path(config)), location
+    # The folder may be a copy of the one that its settings name.
+    output_dir, _, name = location.rpartition("/")
+    settings = parse_settings(yaml.safe_load(read_text(config)))
+    return settings.model_copy(update={"output_dir": output_dir, "name": name}), location
 
 
 def print_plan(settings: RunSettings) -> None:
@@ -79,7 +97,7 @@ def print_plan(settings: RunSettings) -> None:
     print(yaml.safe_dump({"arithmetic": dataclasses.asdict(run_arithmetic(settings))}, sort_keys=False), end="")
 
 
-def run(settings: RunSettings, run_directory: Path) -> None:
+def run(settings: RunSettings, location: str) -> None:
     """Check everything, then align.
 
     Raises:
@@ -88,80 +106,91 @@ def run(settings: RunSettings, run_directory: Path) -> None:
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
     from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.crew import check_room, cpus_of_all_workers
-    from actors.failure import RunFailedError, note_failure
-    from pipeline.patience import StorageError
     from pipeline.preflight import check_run, own_modules
-    from pipeline.stopping import RunStoppedError
 
     truncated = check_run(settings)
-    refuse_fleeting_folder(run_directory)
-    cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
-    circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv, "truncated_prompts": truncated}
-    try:
-        check_room(settings)
-        carry_out(settings, run_directory, circumstances)
-    except RunStoppedError as stopped:
-        tell(f"{stopped}; continue with: {resume_command(run_directory)}")
-        sys.exit(stopped.exit_code)
-    except (RunFailedError, StorageError) as error:
-        details = note_failure(error, run_directory)
-        sys.exit(
-            f"error: {error}\n"
-            f"All that was done is kept; when the cause is gone, continue with --resume {run_directory}\n"
-            f"Details: {details}; logs of every process: {cluster.log_directory}"
-        )
-    finally:
-        disconnect(cluster)
+    if not is_object_storage(location):
+        refuse_fleeting_folder(Path(location))
+    with working_folder(location, settings.checkpoint.retry_seconds) as run_directory:
+        cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
+        circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv, "truncated_prompts": truncated}
+        try:
+            check_room(settings)
+            carry_out(settings, run_directory, location, circumstances)
+        finally:
+            disconnect(cluster)
 
 
-def carry_out(settings: RunSettings, run_directory: Path, circumstances: dict[str, Any]) -> None:
-    """Describe the run in its folder, align, and report.
+def carry_out(settings: RunSettings, run_directory: Path, location: str, circumstances: dict[str, Any]) -> None:
+    """Align and report; where it ends early, end the process with the reason and how to go on.
 
     Args:
+        run_directory: where the run writes; `location`, or a copy of what is there.
         circumstances: what environment.json says beside versions and hardware.
 
     Raises:
-        RunFailedError, RunStoppedError, StorageError: it ended early.
         ValueError: prompts, pairs of images or checkpoints that cannot be read.
+    """
+    from actors.failure import RunFailedError, note_failure
+    from pipeline.stopping import RunStoppedError, work_until_stopped
+
+    try:
+        prepare_and_align = partial(align_and_report, settings, run_directory, location, circumstances)
+        work_until_stopped(prepare_and_align, settings.checkpoint.grace_seconds, tell)
+    except RunStoppedError as stopped:
+        tell(f"{stopped}; continue with: {resume_command(location)}")
+        sys.exit(stopped.exit_code)
+    except (RunFailedError, StorageError) as error:
+        details = note_failure(error, run_directory)
+        tell(
+            f"error: {error}\n"
+            f"All that was done is kept; when the cause is gone, continue with --resume {location}\n"
+            f"Details: {details}; logs of every process: {circumstances['cluster']['log_directory']}"
+        )
+        sys.exit(1)
+
+
+def align_and_report(
+    settings: RunSettings, run_directory: Path, location: str, circumstances: dict[str, Any], stop: StopRequest
+) -> None:
+    """The work of a run, which may be asked to stop.
+
+    Raises:
+        RunFailedError, RunStoppedError, StorageError: it ended early.
+        ValueError: as `carry_out`.
     """
     from actors.alignment import align
     from actors.inputs import inputs_of_run, save_inputs
-    from pipeline.patience import Patience
     from pipeline.preflight import warn_of_long_prompts
     from pipeline.progress import ProgressReporter
     from pipeline.report.writing import write_report
     from pipeline.reward_roles import reward_line
     from pipeline.run_description import describe_run
-    from pipeline.stopping import StopRequest, work_until_stopped
 
     inputs = inputs_of_run(settings, run_directory)
     if settings.prompts.columns:
         prompts = [*inputs.prompts.train, *inputs.prompts.held_out]
         circumstances = circumstances | {"truncated_prompts": warn_of_long_prompts(settings.model.path, prompts)}
-    patience = Patience(settings.checkpoint.retry_seconds)
 
     def describe() -> None:
         describe_run(settings, run_directory, circumstances)
         save_inputs(inputs, settings, run_directory)
 
+    patience = Patience(settings.checkpoint.retry_seconds)
     patience.keep_trying(f"write into {run_directory}", describe)
-    print(f"{settings.name}: Ray {circumstances['cluster']['mode']}, results in {run_directory}", flush=True)
+    print(f"{settings.name}: Ray {circumstances['cluster']['mode']}, results in {location}", flush=True)
     if len(settings.rewards) > 1:
         print(reward_line(settings), flush=True)
     reporter = ProgressReporter(settings.iterations, budget_seconds=settings.budget_seconds)
-
-    def align_and_report(stop: StopRequest) -> tuple[dict, Path]:
-        summary = align(settings, inputs, run_directory, reporter, stop)
-        write = partial(write_report, [run_directory], run_directory)
-        return summary, patience.keep_trying(f"write the report into {run_directory}", write)
-
-    summary, report = work_until_stopped(align_and_report, settings.checkpoint.grace_seconds, tell)
-    print_summary(summary, run_directory, report)
+    summary = align(settings, inputs, run_directory, reporter, stop)
+    write = partial(write_report, [run_directory], run_directory)
+    report = patience.keep_trying(f"write the report into {run_directory}", write)
+    print_summary(summary, run_directory, location, report.name)
 
 
-def resume_command(run_directory: Path) -> str:
+def resume_command(location: str) -> str:
     """What takes a run up again."""
-    return f"python jobs/align.py --resume {shlex.quote(str(run_directory))}"
+    return f"python jobs/align.py --resume {shlex.quote(location)}"
 
 
 def tell(text: str) -> None:
@@ -169,10 +198,10 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_summary(summary: dict, run_directory: Path, report: Path) -> None:
+def print_summary(summary: dict, run_directory: Path, location: str, report: str) -> None:
     """The held-out table and where things lie."""
     minutes = (summary["train_seconds"] + summary["evaluation_seconds"]) / 60
-    print(f"aligned in {minutes:.1f} minutes; adapter in {run_directory / 'adapter'}, report in {report}")
+    print(f"aligned in {minutes:.1f} minutes; adapter in {location}/adapter, report in {location}/{report}")
     table = run_directory / "evaluation.md"
     if table.is_file():
         print(table.read_text(encoding="utf-8"), end="")

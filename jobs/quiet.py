@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.patience import StorageError
 from pipeline.secrets import redact
 
 SETTINGS = {
@@ -13,6 +14,8 @@ SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # A thread that is given up when a job is stopped must not start another Ray.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 
 SETTINGS_OF_A_RAY_OF_OUR_OWN = {
@@ -38,9 +41,9 @@ def be_quiet() -> None:
 
 @contextmanager
 def one_readable_message() -> Iterator[None]:
-    """End the process with the message of a fault of the user's, a ValueError, without a stack and without secrets."""
+    """End the process with the message of a fault of the user's, or of the storage's, without a stack or secrets."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         yield
-    except ValueError as error:
+    except (ValueError, StorageError) as error:
         sys.exit(f"error: {redact(str(error))}")

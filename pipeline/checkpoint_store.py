@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, SubTreeFileSystem
 
 from pipeline.config import RunSettings
+from pipeline.object_storage import is_object_storage
 from pipeline.patience import NO_PATIENCE, Patience, StorageError, in_megabytes
 from pipeline.run_folder import CHECKPOINTS_FOLDER
 
@@ -174,9 +175,10 @@ class CheckpointStore:
 
 
 def checkpoints_of_run(settings: RunSettings, run_directory: Path) -> CheckpointStore:
-    """The checkpoints in a run folder."""
+    """The checkpoints in a run folder; where `output_dir` is in object storage, those lie there and not in the copy."""
+    stored = is_object_storage(settings.output_dir)
     return CheckpointStore(
-        location=str(run_directory.resolve() / CHECKPOINTS_FOLDER),
+        location=f"{settings.location if stored else run_directory.resolve()}/{CHECKPOINTS_FOLDER}",
         keep=settings.checkpoint.keep,
         patience=Patience(settings.checkpoint.retry_seconds),
     )

@@ -1,6 +1,7 @@
 """Every setting of a run, one sentence each. Defaults are the paper's, or D3PO's where the paper inherits."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -257,7 +258,8 @@ class RunSettings(Settings):
     name: str
     """Name of the run; its folder is output_dir/name."""
     output_dir: str = "runs"
-    """Where run folders are made."""
+    """Where run folders are made: a path that driver and learner see, or a bucket, such as s3://bucket/runs or
+    gs://bucket/runs."""
     seed: NonNegativeInt = 0
     """Every random number of the run follows from this one."""
     iterations: PositiveInt = 100
@@ -326,6 +328,15 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _a_uri_holds_no_secret(self) -> "RunSettings":
+        if "://" in self.output_dir and set("@?") & set(self.output_dir):
+            raise ValueError(
+                "output_dir is a URI with credentials or options, which would be copied into run folders and logs; "
+                "leave them to the environment, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL, or to the nodes' roles"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_hung_reward_actor_is_noticed_first(self) -> "RunSettings":
         if self.rollout.timeout_seconds <= self.reward_actors.timeout_seconds:
             raise ValueError(
@@ -366,6 +377,13 @@ class RunSettings(Settings):
     def is_over(self, iterations: int, seconds: float) -> bool:
         """Whether a run makes no more after so many iterations, which took so many seconds."""
         return iterations >= self.iterations or (self.budget_seconds is not None and seconds >= self.budget_seconds)
+
+    @property
+    def location(self) -> str:
+        """The run folder of a new run, as `output_dir` and `name` give it."""
+        if "://" in self.output_dir:
+            return f"{self.output_dir.rstrip('/')}/{self.name}"
+        return str(Path(self.output_dir) / self.name)
 
     @property
     def rewards(self) -> tuple[WeightedRewardSettings, ...]:

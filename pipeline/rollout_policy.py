@@ -42,11 +42,12 @@ class RolloutPolicy:
                 "scales": self.normalisation.scales,
             }
             arrays |= {name: np.array(values, dtype=np.float64) for name, values in terms.items()}
-        return save(arrays)
+        content: bytes = save(arrays)
+        return content
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "RolloutPolicy":
-        """Read what `to_bytes` made."""
+        """Read what `to_bytes` wrote."""
         arrays = load(content)
         normalisation = None
         if "weights" in arrays:

@@ -85,6 +85,8 @@ def work_until_stopped(
                 )
                 stop.make(received[0])
             if len(received) > 1 or time.monotonic() > deadline:
+                # What its threads meet from here on, while everything is taken from under them, is no news.
+                threading.excepthook = lambda _: None
                 raise RunStoppedError(received[0], "the iteration in progress was given up")
         return future.result()
     finally:

@@ -160,6 +160,8 @@ def test_results_in_the_uploaded_copy_of_a_submitted_job_are_refused(tmp_path: P
     with pytest.raises(ValueError, match=r"runs/demo would lie in the job's copy .* output_dir=/shared/runs"):
         refuse_fleeting_folder(Path("runs/demo"))
     refuse_fleeting_folder(tmp_path / "runs" / "demo")
+    with pytest.raises(ValueError, match=r"s3:/bucket/runs is no path; only jobs/align.py writes to object storage"):
+        refuse_fleeting_folder(Path("s3://bucket/runs"))
 
 
 def test_a_ray_client_address_is_refused(monkeypatch: pytest.MonkeyPatch):

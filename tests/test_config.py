@@ -122,6 +122,7 @@ def test_an_unknown_key_names_the_nearest_one(sections: dict[str, Any], unknown:
             r"rollout.timeout_seconds=60 is not above reward_actors.timeout_seconds=60",
         ),
         ({"learner": {"minibatch_size": 6}}, r"makes 16 records .* learner.minibatch_size=6 does not divide"),
+        ({"output_dir": "s3://key:secret@bucket/runs"}, r"output_dir is a URI with credentials or options"),
         ({"learner": {"num_workers": 4, "min_workers": 2}}, r"which 3 workers of learner.num_workers=4 cannot share"),
         ({"learner": {"num_workers": 2, "min_workers": 4}}, r"min_workers=4 is above num_workers=2; raise num_workers"),
         ({"learner": {"num_workers": 3}}, r"makes 16 records .* 3 workers of learner.num_workers=3 cannot share"),

@@ -1,0 +1,151 @@
+"""Run folders in object storage, such as s3://bucket/runs/demo, through pyarrow's file systems.
+
+A run writes into a folder on the driver's disk, whose files are copied there, and its checkpoints go there at once. An
+object appears whole or not at all, and the metrics of an iteration are there before its checkpoint is. A run that is
+taken up fetches what it needs.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from pipeline.patience import NO_PATIENCE, Patience, StorageError
+from pipeline.run_folder import CHECKPOINTS_FOLDER
+
+ONLY_ADDED_TO = (CHECKPOINTS_FOLDER, "records", "tensorboard")
+"""Folders that a run which is taken up does not read, but the learner its checkpoints."""
+
+
+def is_object_storage(location: str) -> bool:
+    """Whether a location is the URI of an object store, and no path."""
+    return "://" in location
+
+
+def exists(location: str) -> bool:
+    """Whether there is a path, or an object of that name or below it.
+
+    Raises:
+        ValueError: the object store does not answer.
+    """
+    if not is_object_storage(location):
+        return Path(location).exists()
+    filesystem, path = _open(location)
+    return bool(filesystem.get_file_info(path).type != FileType.NotFound)
+
+
+def read_text(location: str) -> str:
+    """The text of an object.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the object store does not answer.
+    """
+    filesystem, path = _open(location)
+    with filesystem.open_input_stream(path) as stream:
+        text: str = stream.read().decode()
+    return text
+
+
+class Mirror:
+    """Copies the files of a folder to an object store, those alone that have changed since it did so last."""
+
+    def __init__(self, folder: Path, location: str, patience: Patience, leave_out: tuple[str, ...] = ()) -> None:
+        """`leave_out` names entries of the folder that are neither fetched nor pushed."""
+        self.folder = folder
+        self.location = location
+        self.patience = patience
+        self.leave_out = leave_out
+        self._pushed: dict[str, tuple[int, int]] = {}
+
+    def fetch(self) -> None:
+        """Fill the folder with what is there.
+
+        Raises:
+            StorageError: the store refuses.
+        """
+        self.patience.keep_trying(f"read {self.location}", self._fetch)
+
+    def push(self) -> None:
+        """Copy files that are new or have changed; what is being written, and so has a hidden name, is left out.
+
+        Raises:
+            StorageError: the store refuses.
+        """
+        self.patience.keep_trying(f"write into {self.location}", self._push)
+
+    def _fetch(self) -> None:
+        filesystem, root = FileSystem.from_uri(self.location)
+        for entry in filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True)):
+            name = entry.path.removeprefix(f"{root}/")
+            if entry.type != FileType.File or name.split("/")[0] in self.leave_out:
+                continue
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with filesystem.open_input_stream(entry.path) as stream:
+                target.write_bytes(stream.read())
+            self._pushed[name] = _state_of(target)
+
+    def _push(self) -> None:
+        filesystem, root = FileSystem.from_uri(self.location)
+        for file in sorted(self.folder.rglob("*")):
+            parts = file.relative_to(self.folder).parts
+            name = "/".join(parts)
+            if parts[0] in self.leave_out or any(part.startswith(".") for part in parts) or not file.is_file():
+                continue
+            state = _state_of(file)
+            if self._pushed.get(name) != state:
+                content = file.read_bytes()
+                with filesystem.open_output_stream(f"{root}/{name}") as stream:
+                    stream.write(content)
+                self._pushed[name] = state
+
+
+@contextmanager
+def working_folder(location: str, retry_seconds: float) -> Iterator[Path]:
+    """The folder on this disk that a run writes into: `location` itself if it is a path, else a copy of what is there.
+
+    What the driver leaves in a copy is pushed when the work ends, in whatever way; the journal pushes meanwhile.
+
+    Raises:
+        StorageError: the object store refuses what is to be pushed.
+        ValueError: it cannot be written to from the beginning.
+    """
+    if not is_object_storage(location):
+        yield Path(location)
+        return
+    filesystem, path = _open(location)
+    with tempfile.TemporaryDirectory(prefix="tailorpo-") as folder:
+        mirror = Mirror(Path(folder), location, Patience(retry_seconds), leave_out=ONLY_ADDED_TO)
+        try:
+            NO_PATIENCE.keep_trying(f"write into {location}", lambda: filesystem.create_dir(path))
+            mirror.fetch()
+        except StorageError as error:
+            raise ValueError(_hint(location, error)) from error
+        try:
+            yield Path(folder)
+        finally:
+            mirror.push()
+
+
+def _state_of(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _open(location: str) -> tuple[FileSystem, str]:
+    try:
+        filesystem, path = FileSystem.from_uri(location)
+        filesystem.get_file_info(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(_hint(location, error)) from error
+    return filesystem, path
+
+
+def _hint(location: str, error: Exception) -> str:
+    return (
+        f"{location} cannot be used: {error}; it must lie in a bucket that exists, s3:// or gs://, with credentials "
+        "where that store's own tools look for them"
+    )

@@ -1,0 +1,140 @@
+"""Run folders in a bucket: an S3 server on loopback holds what a disk would, and a run is taken up from there."""
+
+import json
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import yaml
+from settings import miniature_values
+
+from actors.cluster import ClusterInfo
+from actors.journal import Journal
+from jobs.align import main
+from pipeline.checkpoint_store import CheckpointStore, FoundCheckpoint
+from pipeline.object_storage import ONLY_ADDED_TO, Mirror, exists, read_text, working_folder
+from pipeline.patience import NO_PATIENCE, StorageError
+
+pytest_plugins = ["model_fixtures", "s3_server"]
+
+
+def keys(prefix: str) -> list[str]:
+    found = boto3.client("s3").list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
+    return sorted(entry["Key"].removeprefix(prefix) for entry in found if not entry["Key"].endswith("/"))
+
+
+def damage(key: str) -> None:
+    boto3.client("s3").put_object(Bucket="bucket", Key=key, Body=b"damaged")
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def test_checkpoints_in_a_bucket_are_those_on_a_disk(bucket):
+    boto3.client("s3").put_object(Bucket="bucket", Key="kept/config.yaml", Body=b"")
+    store = CheckpointStore(f"{bucket}/kept/checkpoints", keep=2)
+    assert store.newest() == FoundCheckpoint(None, None)
+    for iteration in (1, 2, 3):
+        store.save(iteration, {"a": bytes([iteration])})
+    assert store.newest() == FoundCheckpoint("iteration_000003", {"a": b"\3"})
+    assert keys("kept/checkpoints/") == [
+        f"iteration_00000{iteration}/{name}" for iteration in (2, 3) for name in ("a", "manifest.json")
+    ]
+    damage("kept/checkpoints/iteration_000003/a")
+    assert store.newest().files == {"a": b"\2"}
+    store.save(3, {"a": b"\3"})
+    assert store.newest().files == {"a": b"\3"}
+
+
+def test_what_changed_is_pushed_and_what_a_resumed_run_needs_is_fetched(bucket, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(here, {"config.yaml": "seed: 1", "prompts/train.txt": "a cat", "records/0": "", ".half": "", ".a/b": ""})
+    mirror = Mirror(here, f"{bucket}/pushed", NO_PATIENCE)
+    mirror.push()
+    assert keys("pushed/") == ["config.yaml", "prompts/train.txt", "records/0"]
+    boto3.client("s3").delete_object(Bucket="bucket", Key="pushed/config.yaml")
+    write(here, {"prompts/train.txt": "a dog"})
+    mirror.push()
+    assert keys("pushed/") == ["prompts/train.txt", "records/0"], "a file that stayed as it was is not copied again"
+    Mirror(there, f"{bucket}/pushed", NO_PATIENCE, leave_out=ONLY_ADDED_TO).fetch()
+    assert [path.name for path in there.rglob("*") if path.is_file()] == ["train.txt"]
+    assert (there / "prompts" / "train.txt").read_text() == "a dog"
+
+
+def fail_in(location: str) -> None:
+    with working_folder(location, 0) as folder:
+        write(folder, {"error.log": "division", "tensorboard/events": "the journal's"})
+        raise ZeroDivisionError
+
+
+def test_a_working_folder_leaves_what_was_done_even_if_it_fails(bucket):
+    location = f"{bucket}/working"
+    with pytest.raises(ZeroDivisionError):
+        fail_in(location)
+    assert keys("working/") == ["error.log"]
+    assert exists(location) and read_text(f"{location}/error.log") == "division"
+    assert not exists(f"{bucket}/nowhere")
+    with working_folder(location, 0) as folder:
+        assert (folder / "error.log").read_text() == "division"
+
+
+def test_a_path_is_its_own_working_folder(tmp_path):
+    with working_folder(str(tmp_path), 0) as folder:
+        assert folder == tmp_path
+
+
+def test_a_bucket_that_does_not_exist_is_refused(bucket):
+    with pytest.raises(ValueError, match=r"s3://none/runs cannot be used: .* must lie in a bucket that exists"):
+        exists("s3://none/runs")
+
+
+def test_a_journal_keeps_the_bucket_up_to_date(bucket, tmp_path):
+    write(tmp_path, {"config.yaml": "seed: 1"})
+    journal = Journal(str(tmp_path), NO_PATIENCE, f"{bucket}/journal")
+    journal.begin(0)
+    for iteration in range(2):
+        journal.record({"iteration": iteration, "reward": 0.5})
+        lines = read_text(f"{bucket}/journal/metrics.jsonl").splitlines()
+        assert [json.loads(line)["iteration"] for line in lines] == list(range(iteration + 1))
+    journal.save_grid(2, np.zeros((4, 8, 8, 3), dtype=np.uint8))
+    assert {key.split("/")[0] for key in keys("journal/")} == {"config.yaml", "metrics.jsonl", "samples", "tensorboard"}
+
+
+def test_a_store_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    write(tmp_path, {"config.yaml": ""})
+    with pytest.raises(StorageError, match="could not write into s3://bucket/run, tried again for 0 s"):
+        Mirror(tmp_path, "s3://bucket/run", NO_PATIENCE).push()
+
+
+@pytest.mark.slow
+def test_a_run_lives_in_a_bucket_and_is_taken_up_from_there(
+    bucket: str, ray_session: ClusterInfo, miniature_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = miniature_values(miniature_model, name="bucketed", output_dir=f"{bucket}/runs", records={"save": True})
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    main(["--config", str(config)])
+    location = f"{bucket}/runs/bucketed"
+    assert f"adapter in {location}/adapter, report in {location}/report.html" in capsys.readouterr().out
+    made = keys("runs/bucketed/")
+    assert {key.split("/")[0] for key in made} >= {"config.yaml", "adapter", "records", "samples", "tensorboard"}
+    finished = read_text(f"{location}/metrics.jsonl")
+    # As if it had been killed in its last iteration, while the checkpoint was written.
+    for key in made:
+        if key.startswith(("adapter/", "summary")):
+            boto3.client("s3").delete_object(Bucket="bucket", Key=f"runs/bucketed/{key}")
+    damage("runs/bucketed/checkpoints/iteration_000002/learner.safetensors")
+    main(["--resume", location])
+    assert keys("runs/bucketed/") == made
+    hashes = [
+        [json.loads(line)["adapter_sha256"] for line in text.splitlines()]
+        for text in (finished, read_text(f"{location}/metrics.jsonl"))
+    ]
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 2
+    with pytest.raises(SystemExit, match="bucketed exists; continue it by --resume"):
+        main(["--config", str(config)])
