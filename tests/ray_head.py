@@ -46,9 +46,10 @@ class RayHead:
         )
 
     def ask(self, path: str, *, token: str | None = None) -> tuple[int, Any]:
-        """Status and JSON of the dashboard's answer; by default to who shows the token."""
+        """Status and JSON of the dashboard's answer to who shows the head's token, another one, or none ("")."""
         shown = self.environment["RAY_AUTH_TOKEN"] if token is None else token
-        response = urllib3.request("GET", self.address + path, headers={"Authorization": f"Bearer {shown}"})
+        headers = {"Authorization": f"Bearer {shown}"} if shown else {}
+        response = urllib3.request("GET", self.address + path, headers=headers)
         return response.status, json.loads(response.data) if response.status == 200 else None
 
     def actors_of(self, job_id: str) -> list[dict[str, Any]]:
