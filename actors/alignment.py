@@ -52,9 +52,11 @@ def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporte
     started, succeeded = time.monotonic(), False
     crew = start_crew(settings, run_directory)
     try:
+        logger.info("the actors of %s were asked for; it has %d iterations", settings.name, settings.iterations)
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
             result = train(settings, inputs, crew, run_directory)
         trained = time.monotonic()
+        logger.info("all iterations are done")
         ticket, held_out = ray.get(crew.store.current.remote()), inputs.prompts.held_out
         evaluation = _evaluate(settings, held_out, crew, ticket, run_directory) if settings.evaluation.images else None
         _export(settings, ticket, result, evaluation, run_directory)
@@ -69,10 +71,13 @@ def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporte
             "evaluation": evaluation.rewards_as_json() if evaluation else None,
         }
         write_json(run_directory / SUMMARY_FILE, summary)
+        logger.info("evaluated and exported")
         succeeded = True
         return summary
     except (RayError, TrainingFailedError, RuntimeError) as error:
-        raise explain_failure(error, crew.journal) from error
+        failure = explain_failure(error, crew.journal, (crew.rollout_fleet, crew.reward_fleet))
+        logger.info("ended early: %s", failure)
+        raise failure from error
     finally:
         _close(crew.journal, succeeded)
         crew.dismiss()

@@ -13,6 +13,7 @@ from ray.data import TaskPoolStrategy
 
 from actors.leasing import call_leased_sync
 from pipeline.config import RunSettings
+from pipeline.failure_report import note_of
 from pipeline.prompts import SampleBatch, plan_batch
 
 
@@ -60,7 +61,8 @@ class RolloutTask:
             batch = self.batches.batch(ticket.iteration, number)
             return call_leased_sync(self.rollout_fleet, "collect", batch, ticket)
         except Exception as error:
-            ray.get(self.journal.note_failure.remote(f"{type(error).__name__}: {error}"))
+            place = f"in batch {number} of iteration {ticket.iteration}, with policy version {ticket.version}"
+            ray.get(self.journal.note_failure.remote(note_of(error, place), ticket.iteration))
             raise
 
 

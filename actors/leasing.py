@@ -29,7 +29,9 @@ async def call_leased(fleet: "ActorHandle[Any]", method: str, *args: Any, max_at
         try:
             return await _result_renewing(fleet, lease, getattr(lease.worker, method).remote(*args))
         except RayTaskError as error:  # first: Ray gives it the class of its cause too, even that of a dead actor
-            raise _cause_of(error) from error
+            cause = _cause_of(error)
+            cause.add_note(f"in {method} on {worker_id}")
+            raise cause from error
         except RayActorError as error:
             loss = str(error)
             # Awaited: an asynchronous actor may serve calls out of order, and lease the dead worker again first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.dataset import rollout_dataset
 from actors.inputs import RunInputs
+from actors.logs import log_in_actor
 from pipeline.config import RunSettings
 from pipeline.run_folder import CHECKPOINTS_FOLDER
 
 if TYPE_CHECKING:
     from actors.crew import Crew
+
+logger = logging.getLogger(__name__)
 
 # report() returns when the controller has polled it; by default it polls every two seconds.
 CONTROLLER_POLL_SECONDS = "0.2"
@@ -79,4 +83,11 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     # Ray Train's controller imports this module too, and needs no networks.
     from actors.learner import train_loop
 
-    train_loop(loop_config["config"])
+    config: TrainLoopConfig = loop_config["config"]
+    rank = ray.train.get_context().get_world_rank()
+    log_in_actor("learner", f"learner-{rank}", config.journal.log.remote)
+    try:
+        train_loop(config)
+    except Exception:
+        logger.exception("the learner failed")
+        raise

@@ -10,7 +10,7 @@ import yaml
 from jobs.quiet import be_quiet, one_readable_message
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, load_settings
-from pipeline.run_folder import CONFIG_FILE
+from pipeline.run_folder import CONFIG_FILE, LOG_FILE
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -119,9 +119,9 @@ def run(settings: RunSettings, run_directory: Path) -> None:
     except RunFailedError as error:
         details = note_failure(error, run_directory)
         sys.exit(
-            f"error: {error}\n"
+            f"error: {error.report}\n"
             f"All that was done is kept; when the cause is gone, continue with --resume {run_directory}\n"
-            f"Details: {details}; logs of every process: {cluster.log_directory}"
+            f"Details: {details}, {run_directory / LOG_FILE}; logs of every process: {cluster.log_directory}"
         )
     finally:
         disconnect(cluster)

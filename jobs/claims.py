@@ -2,13 +2,10 @@
 
 import argparse
 import sys
-import traceback
 from pathlib import Path
 
 from jobs.quiet import be_quiet, one_readable_message
 from pipeline.claims import TABLES
-
-ERROR_FILE = "error.log"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,11 +43,10 @@ def run(options: argparse.Namespace) -> None:
     from actors.claims import check_folders, make_table
     from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.crew import check_room, cpus_of_all_workers
-    from actors.failure import RunFailedError
+    from actors.failure import RunFailedError, note_failure
     from pipeline.claims.plan import ClaimsPlan
     from pipeline.config_loading import load_settings
     from pipeline.preflight import own_modules
-    from pipeline.run_folder import write_text
 
     settings = load_settings(options.config, options.overrides)
     plan = ClaimsPlan(settings, options.samples, options.iterations, options.tables)
@@ -65,11 +61,11 @@ def run(options: argparse.Namespace) -> None:
             make_table(plan, name, options.output)
         print((options.output / "claims.md").read_text(encoding="utf-8"), end="")
     except RunFailedError as error:
-        write_text(options.output / ERROR_FILE, "".join(traceback.format_exception(error)))
+        details = note_failure(error, options.output)
         sys.exit(
-            f"error: {error}\n"
+            f"error: {error.report}\n"
             "All that was done is kept; when the cause is gone, the same command goes on from there\n"
-            f"Details: {options.output / ERROR_FILE}; logs of every process: {cluster.log_directory}"
+            f"Details: {details}; logs of every process: {cluster.log_directory}"
         )
     finally:
         disconnect(cluster)

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import sys
-import traceback
 from pathlib import Path
 
 import yaml
@@ -11,8 +10,6 @@ import yaml
 from jobs.quiet import be_quiet, one_readable_message
 from pipeline.evaluation.command_line import settings_from
 from pipeline.evaluation.settings import AdapterEvaluationSettings
-
-ERROR_FILE = "error.log"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -104,12 +101,12 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
     # Ray takes seconds to import; a misspelt key should not have to wait for it.
     from actors.adapter_evaluation import check_room_for_evaluation, cpus_of_evaluation, evaluate_adapters
     from actors.cluster import connect, disconnect, refuse_fleeting_folder
-    from actors.failure import RunFailedError
+    from actors.failure import RunFailedError, note_failure
     from pipeline.environment import describe_environment
     from pipeline.evaluation.preflight import check_evaluation
     from pipeline.preflight import own_modules_of
     from pipeline.report.writing import write_evaluation_report
-    from pipeline.run_folder import write_json, write_text
+    from pipeline.run_folder import write_json
 
     truncated = check_evaluation(settings)
     refuse_fleeting_folder(output)
@@ -127,11 +124,11 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
         print(f"report in {write_evaluation_report(output, output)}")
         print((output / "evaluation.md").read_text(encoding="utf-8"), end="")
     except RunFailedError as error:
-        write_text(output / ERROR_FILE, "".join(traceback.format_exception(error)))
+        details = note_failure(error, output)
         sys.exit(
-            f"error: {error}\n"
+            f"error: {error.report}\n"
             "Adapters that are through are kept; when the cause is gone, the same command goes on with the others\n"
-            f"Details: {output / ERROR_FILE}; logs of every process: {cluster.log_directory}"
+            f"Details: {details}; logs of every process: {cluster.log_directory}"
         )
     finally:
         disconnect(cluster)
