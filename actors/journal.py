@@ -67,7 +67,7 @@ class Journal:
         self._history.append(metrics)
         self._trackers.record(metrics)
         self._prometheus.iteration_ended(metrics)
-        logger.info("done in %.1f s", metrics["seconds"], extra={"iteration": metrics["iteration"]})
+        logger.info("the iteration is done", extra={"iteration": metrics["iteration"]})
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
