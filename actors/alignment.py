@@ -70,14 +70,19 @@ def align(
     crew = start_crew(settings, run_directory)
     try:
         stop.listen(crew.journal.request_stop.remote)
+        logger.info("the actors of %s were asked for; it has %d iterations", settings.name, settings.iterations)
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
             train(settings, inputs, crew, run_directory)
         stop.raise_if_made()
+        logger.info("all iterations are done")
         summary = _conclude(settings, inputs.prompts.held_out, crew, run_directory, time.monotonic() - started)
+        logger.info("evaluated and exported")
         succeeded = True
         return summary
     except (RayError, TrainingFailedError, RuntimeError) as error:
-        raise explain_failure(error, crew.journal) from error
+        failure = explain_failure(error, crew.journal, (crew.rollout_fleet, crew.reward_fleet))
+        logger.info("ended early: %s", failure)
+        raise failure from error
     finally:
         _close(crew.journal, succeeded)
         crew.dismiss()

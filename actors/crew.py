@@ -1,5 +1,6 @@
 """The actors of a run, started in the order they need each other: weight store, journal, reward and rollout fleet."""
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,21 @@ from actors.rollout import RolloutWorker
 from actors.weights import start_weight_store
 from pipeline.arithmetic import run_arithmetic
 from pipeline.config import PoolSettings, RunSettings
+from pipeline.logs import LineHandler, end_lines, log_lines
 
 
 @dataclass(frozen=True)
 class Crew:
-    """Handles of the actors that outlive Ray Data's executions and Ray Train's workers."""
+    """Handles of the actors that outlive Ray Data's executions and Ray Train's workers.
+
+    As long as they live, the driver's own lines go to the journal by `lines`.
+    """
 
     store: Any
     journal: Any
     reward_fleet: Any
     rollout_fleet: Any
+    lines: LineHandler
 
     def wait_ready(self) -> None:
         """Wait until the minimum of workers of both fleets has loaded its models.
@@ -35,6 +41,7 @@ class Crew:
 
     def dismiss(self) -> None:
         """End all actors."""
+        end_lines(self.lines)
         for fleet in (self.rollout_fleet, self.reward_fleet):
             ray.get(fleet.shutdown.remote())
         for actor in (self.rollout_fleet, self.reward_fleet, self.journal, self.store):
@@ -55,7 +62,13 @@ def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
     """Start the actors; those that cannot be placed yet wait for nodes."""
     store, journal = start_weight_store(), start_journal(run_directory, settings)
     rewards = start_pool(
-        "reward", RewardActor, (settings,), settings.reward_actors, calls_per_worker=1, run=settings.name
+        "reward",
+        RewardActor,
+        (settings,),
+        settings.reward_actors,
+        calls_per_worker=1,
+        run=settings.name,
+        journal=journal,
     )
     rollouts = start_pool(
         "rollout",
@@ -64,8 +77,9 @@ def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
         settings.rollout,
         calls_per_worker=settings.rollout.batches_in_flight,
         run=settings.name,
+        journal=journal,
     )
-    return Crew(store, journal, rewards, rollouts)
+    return Crew(store, journal, rewards, rollouts, log_lines(journal.log.remote, "driver", socket.gethostname()))
 
 
 def worker_requests(settings: RunSettings) -> list[WorkerRequest]:
@@ -102,8 +116,9 @@ def start_pool(
     pool: PoolSettings,
     calls_per_worker: int,
     run: str = "",
+    journal: Any = None,
 ) -> Any:
-    """Start a fleet of equal actors as the settings of its pool say; `run` as in `start_fleet`."""
+    """Start a fleet of equal actors as the settings of its pool say; `run` and `journal` as in `start_fleet`."""
     return start_fleet(
         name,
         actor_class,
@@ -114,6 +129,7 @@ def start_pool(
         calls_per_worker=calls_per_worker,
         call_timeout_s=pool.timeout_seconds,
         run=run,
+        journal=journal,
     )
 
 

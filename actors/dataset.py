@@ -16,6 +16,7 @@ from ray.exceptions import ObjectLostError
 from actors.leasing import call_leased_sync
 from actors.weights import NothingPublishedError
 from pipeline.config import RunSettings
+from pipeline.failure_report import note_of
 from pipeline.prompts import SampleBatch, plan_batch
 
 # A weight store that was lost is up again, and published to, after some seconds.
@@ -62,21 +63,32 @@ class RolloutTask:
         """A block holding one batch number, {"id": [n]} -> that batch's records."""
         (number,) = block["id"].to_pylist()
         deadline = time.monotonic() + WEIGHTS_PATIENCE_S
-        try:
-            while True:
-                try:
-                    return self._collect(number)
-                except (ObjectLostError, NothingPublishedError):  # the weight store was lost, and the buffers with it
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(WEIGHTS_POLL_S)
-        except Exception as error:
-            ray.get(self.journal.note_failure.remote(f"{type(error).__name__}: {error}"))
-            raise
+        while True:
+            try:
+                return self._collect(number)
+            except (
+                ObjectLostError,
+                NothingPublishedError,
+            ) as error:  # the weight store was lost, and the buffers with it
+                if time.monotonic() > deadline:
+                    self._note(error, f"in batch {number}")
+                    raise
+                time.sleep(WEIGHTS_POLL_S)
 
     def _collect(self, number: int) -> pa.Table:
         ticket = ray.get(self.store.current.remote())
-        return call_leased_sync(self.rollout_fleet, "collect", self.batches.batch(ticket.iteration, number), ticket)
+        try:
+            batch = self.batches.batch(ticket.iteration, number)
+            return call_leased_sync(self.rollout_fleet, "collect", batch, ticket)
+        except ObjectLostError:
+            raise
+        except Exception as error:
+            place = f"in batch {number} of iteration {ticket.iteration}, with policy version {ticket.version}"
+            self._note(error, place, ticket.iteration)
+            raise
+
+    def _note(self, error: Exception, place: str, iteration: int | None = None) -> None:
+        ray.get(self.journal.note_failure.remote(note_of(error, place), iteration))
 
 
 def rollout_dataset(

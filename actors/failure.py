@@ -1,43 +1,62 @@
-"""Why a run ended early, for a person to read: the one cause under the layers that Ray wraps around it."""
+"""Why a run ended early: the one cause under the layers that Ray wraps around it, and a report of it."""
 
 import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
+from pipeline.failure_report import FailureNote, failure_report, note_of
 from pipeline.run_folder import ERROR_FILE, write_text
 from pipeline.secrets import redact
 
-LONGEST_REASON_LINES = 20
+# An actor that does not tell what it knows must not keep the run from ending.
+PATIENCE_S = 10.0
 
 
 class RunFailedError(RuntimeError):
     """A run ended early. The message is the reason; the error it was raised from holds every detail."""
+
+    def __init__(self, reason: str, report: str = "") -> None:
+        """`report` is the reason, and below it where, how often and what to do."""
+        super().__init__(reason, report)
+        self.report = report or reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class LastingFailureError(RuntimeError):
     """A rollout or the learner failed in a way that another attempt would meet again; the journal has the reason."""
 
 
-def explain_failure(error: BaseException, journal: Any) -> RunFailedError:
-    """The reason in one short text: what a rollout met, if one failed, else what `error` was caused by.
+def explain_failure(error: BaseException, journal: Any, fleets: Sequence[Any] = ()) -> RunFailedError:
+    """A report in one short text: of what a rollout met, if one failed, else of what `error` was caused by.
 
     Ray Data passes on an error's text but not its object, so the tasks of the plan note theirs in the journal. What
     runs without Ray Data has no journal, and gives None.
+
+    Args:
+        fleets: tell how many workers were lost meanwhile.
     """
-    from_training = isinstance(error, TrainingFailedError | LastingFailureError)
-    noted: list[str] = ray.get(journal.noted_failures.remote()) if from_training else []
-    cause = root_cause(error)
-    return RunFailedError(redact(_shorten(noted[0] if noted else f"{type(cause).__name__}: {cause}")))
+    noted: list[FailureNote] = []
+    if isinstance(error, TrainingFailedError | LastingFailureError):
+        (noted,) = _answers([journal.noted_failures.remote()]) or [[]]
+    stats = [asdict(answer) for answer in _answers([fleet.stats.remote() for fleet in fleets])]
+    report = failure_report(noted or [note_of(root_cause(error))], stats)
+    return RunFailedError(redact(report.what), redact(report.text()))
 
 
 def note_failure(error: Exception, run_directory: Path) -> Path | str:
-    """Keep every detail of a failure but secrets in the run's folder; return the file, or why it was not written."""
+    """Keep report and details of a failure, without secrets, in the run's folder; return the file, or why not."""
+    report = error.report if isinstance(error, RunFailedError) else str(error)
+    details = "".join(traceback.format_exception(error))
     try:
-        write_text(run_directory / ERROR_FILE, redact("".join(traceback.format_exception(error))))
+        write_text(run_directory / ERROR_FILE, redact(f"{report}\n\n{details}"))
     except OSError as refusal:
         return f"not written, for {refusal}"
     return run_directory / ERROR_FILE
@@ -67,9 +86,10 @@ def _carried_by(error: BaseException) -> BaseException | None:
     return inner or error.__cause__
 
 
-def _shorten(text: str) -> str:
-    lines = text.splitlines()
-    if len(lines) > LONGEST_REASON_LINES:
-        half = LONGEST_REASON_LINES // 2
-        lines = [*lines[:half], "...", *lines[-half:]]
-    return "\n".join(lines)
+def _answers(references: list[Any]) -> list[Any]:
+    """What actors answer; nothing where one of them is gone, which the failure itself tells."""
+    try:
+        answers: list[Any] = ray.get(references, timeout=PATIENCE_S)
+    except RayError:
+        return []
+    return answers

@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from actors.cluster import beside_the_driver
 from actors.draining import draining_nodes, node_of
 from actors.fleet_state import FleetError, FleetStats, Lease
+from actors.logs import log_in_actor
 from actors.metrics import FleetMetrics
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,10 @@ class Fleet:
         health_interval_s: float,
         max_start_failures: int,
         run: str,
+        journal: Any,
     ) -> None:
         self.name = name
+        log_in_actor("fleet", name, journal and journal.log.remote)
         self._actor_class: Any = ray.remote(actor_class)
         self._actor_args = tuple(actor_args)
         self._actor_options = actor_options
@@ -236,6 +239,7 @@ class Fleet:
         if worker.worker_id not in self._workers:
             return
         worker.ready = True
+        self._say(logging.INFO, worker, f"ready, as Ray's actor {worker.actor._actor_id.hex()}")
         self._failures_in_a_row = self._crashes_in_a_row = 0
         self._grant()
         await self._notify()
@@ -264,7 +268,7 @@ class Fleet:
             self._crashes_in_a_row += 1
         else:
             self._failures_in_a_row += 1
-        logger.warning("fleet %s: %s did not start: %s", self.name, worker.worker_id, error)
+        self._say(logging.WARNING, worker, f"did not start: {error}")
         exhausted = (
             self._failures_in_a_row >= self._max_start_failures
             or self._crashes_in_a_row >= self._max_start_failures * self._max_workers
@@ -277,7 +281,7 @@ class Fleet:
         self._replace()
 
     def _lose(self, worker: _Worker, error: str) -> None:
-        logger.warning("fleet %s: lost %s: %s", self.name, worker.worker_id, error)
+        self._say(logging.WARNING, worker, f"lost: {error}")
         self._lost += 1
         self._last_error = error
         self._remove(worker)
@@ -349,7 +353,7 @@ class Fleet:
             now = time.monotonic()
             for worker in self._workers.values():
                 for lease_id in [lease for lease, expiry in worker.lease_expiry.items() if expiry < now]:
-                    logger.warning("fleet %s: a lease of %s was not renewed", self.name, worker.worker_id)
+                    self._say(logging.WARNING, worker, "a lease was not renewed: its caller is gone")
                     self._end_lease(lease_id)
                     self._expired_leases += 1
             self._grant()
@@ -358,6 +362,9 @@ class Fleet:
         while self._failure is None:
             self._metrics.show(asdict(await self.stats()))
             await asyncio.sleep(METRICS_INTERVAL_S)
+
+    def _say(self, level: int, worker: _Worker, text: str) -> None:
+        logger.log(level, "%s", text, extra={"worker": worker.worker_id})
 
     def _num_ready(self) -> int:
         return sum(worker.ready and not worker.leaving for worker in self._workers.values())
@@ -396,6 +403,7 @@ def start_fleet(
     health_interval_s: float = 10.0,
     max_start_failures: int = 3,
     run: str = "",
+    journal: Any = None,
 ) -> "ActorHandle[Any]":
     """Start a Fleet beside the driver and ask for its minimum of workers; return without waiting for any of them.
 
@@ -414,6 +422,7 @@ def start_fleet(
         max_start_failures: constructors that raise in a row before the fleet gives up; it takes `max_workers` times as
             many processes killed while starting.
         run: whose fleet it is, for those who watch several runs.
+        journal: keeps what the fleet says in the run folder.
 
     Raises:
         ValueError: the counts contradict each other, or the class has no `ready`.
@@ -441,6 +450,7 @@ def start_fleet(
         health_interval_s=health_interval_s,
         max_start_failures=max_start_failures,
         run=run,
+        journal=journal,
     )
     ray.get(fleet.start.remote())
     return fleet

@@ -6,6 +6,7 @@ diffusers, which the libraries for pictures import, nor the trackers' libraries:
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from PIL import Image
 from ray.actor import ActorHandle
 
 from actors.cluster import beside_the_driver
+from actors.logs import log_in_actor
 from actors.metrics import RunMetrics
 from pipeline.config import RunSettings
+from pipeline.failure_report import FailureNote
 from pipeline.object_storage import Mirror, is_object_storage
 from pipeline.patience import Patience
-from pipeline.run_folder import METRICS_FILE, MetricsFile
+from pipeline.run_folder import LOG_FILE, METRICS_FILE, MetricsFile
 from pipeline.tracking.base import TrackedRun
 from pipeline.tracking.trackers import Trackers, open_tracker
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -38,12 +43,14 @@ class Journal:
         if is_object_storage(settings.output_dir):
             self._mirror = Mirror(self.directory, settings.location, self.patience)
         self._history: list[dict[str, Any]] = []
-        self._failures: list[str] = []
+        self._failures: list[FailureNote] = []
         self._first = 0
         self._stop_requested = False
         self._settings = settings
         self._trackers: Trackers | None = None
         self._prometheus = RunMetrics(settings.name)
+        self._log = logging.FileHandler(self.directory / LOG_FILE, encoding="utf-8", delay=True)
+        log_in_actor("journal", send=self.log)
 
     def begin(self, iteration: int) -> None:
         """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them.
@@ -62,6 +69,7 @@ class Journal:
         self._trackers.begin(iteration, self._history)
         self._prometheus.learner_began(iteration)
         self._push()
+        logger.info("the learner begins", extra={"iteration": iteration})
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Write one iteration's metrics; they are on the disk when this returns."""
@@ -71,6 +79,7 @@ class Journal:
         self._trackers.record(metrics)
         self._prometheus.iteration_ended(metrics)
         self._push()
+        logger.info("the iteration is done", extra={"iteration": metrics["iteration"]})
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
@@ -84,11 +93,16 @@ class Journal:
         """A checkpoint was written."""
         self._prometheus.checkpoint_written()
 
-    def note_failure(self, reason: str) -> None:
-        """Keep the reason why a rollout failed, for the driver's report."""
-        self._failures.append(reason)
+    def log(self, line: str) -> None:
+        """Add a line of JSON, of whichever process, to log.jsonl."""
+        self._log.handle(logging.makeLogRecord({"msg": line}))
 
-    def noted_failures(self) -> list[str]:
+    def note_failure(self, note: FailureNote, iteration: int | None = None) -> None:
+        """Keep what a rollout or the learner met, for the driver's report."""
+        self._failures.append(note)
+        logger.error("%s (%s)", note.reason, ", ".join(note.where), extra={"iteration": iteration})
+
+    def noted_failures(self) -> list[FailureNote]:
         """What `note_failure` was told, oldest first."""
         return self._failures
 

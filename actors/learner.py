@@ -17,6 +17,7 @@ from pipeline.adapter import flatten_adapter
 from pipeline.checkpoint import Position, pack_checkpoint, unpack_checkpoint
 from pipeline.checkpoint_store import CheckpointStore, Files
 from pipeline.learning import Learner
+from pipeline.logs import at_iteration
 from pipeline.policy import Policy
 from pipeline.rollout_policy import ROLLOUT_POLICY_FILE, RolloutPolicy
 from pipeline.staleness import policy_age
@@ -45,7 +46,8 @@ def train_loop(config: TrainLoopConfig) -> None:
         ray.train.get_dataset_shard("train"), publisher.publish, publisher.publish_again_if_lost, next_policy
     )
     while not settings.is_over(position.next_iteration, position.seconds):
-        metrics = _iterate(config, learner, rollouts, position)
+        with at_iteration(position.next_iteration):
+            metrics = _iterate(config, learner, rollouts, position)
         position = Position(position.next_iteration + 1, position.policy_version + 1, metrics["seconds_spent"])
         if leads:
             ray.get(config.journal.record.remote(metrics | _losses(config)))

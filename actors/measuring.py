@@ -34,7 +34,7 @@ def measure_on_base(settings: RunSettings, probe: Probe, samples: int, directory
     try:
         return pa.concat_tables(asyncio.run(_measure(crew, probe, batches, _base_ticket(settings, crew))))
     except (RayError, RuntimeError) as error:
-        raise explain_failure(error, crew.journal) from error
+        raise explain_failure(error, crew.journal, (crew.rollout_fleet, crew.reward_fleet)) from error
     finally:
         crew.dismiss()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.logs import log_in_actor
 from pipeline.config import RewardSettings
 from pipeline.evaluation.measured import ImageMeasures
 
@@ -32,6 +33,7 @@ class RewardActor:
 
         from pipeline.reward_models import RewardModels
 
+        log_in_actor("reward")
         torch.set_num_threads(settings.reward_actors.threads)
         self.models = RewardModels(settings)
 

@@ -4,18 +4,24 @@ Whoever holds a handle of an actor imports the module of its class. The fleet an
 so nothing at the top of this module imports it.
 """
 
+import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from actors.drawing import DrawingWorker
+from actors.logs import log_in_actor
 from actors.metrics import RolloutMetrics
 from actors.weights import WeightTicket
 from pipeline.config import RunSettings
+from pipeline.logs import at_iteration
 from pipeline.prompts import SampleBatch
 
 if TYPE_CHECKING:
     from actors.denoising import Probe
+
+logger = logging.getLogger(__name__)
 
 
 class RolloutWorker(DrawingWorker):
@@ -28,6 +34,7 @@ class RolloutWorker(DrawingWorker):
         """Load the base model and add an adapter, whose weights arrive with every call."""
         from actors.denoising import Denoiser
 
+        log_in_actor("rollout")
         super().__init__(Denoiser(settings, reward_fleet))
         self._metrics = RolloutMetrics(settings.name)
         self._trajectories_per_sample = settings.method.trajectories_per_sample
@@ -39,9 +46,17 @@ class RolloutWorker(DrawingWorker):
             RewardError: a reward is not finite.
             WeightChecksumError: the weights arrived damaged.
         """
-        async with self._weights(ticket):
-            table = await self._sampler.collect(batch, ticket.version, ticket.normalisation)
-        self._metrics.rolled_out(len(batch.samples) * self._trajectories_per_sample)
+        trajectories, started = len(batch.samples) * self._trajectories_per_sample, time.monotonic()
+        with at_iteration(ticket.iteration):
+            try:
+                async with self._weights(ticket):
+                    table = await self._sampler.collect(batch, ticket.version, ticket.normalisation)
+            except Exception:
+                logger.exception("a batch of %d trajectories of policy version %d failed", trajectories, ticket.version)
+                raise
+            seconds = time.monotonic() - started
+            logger.info("%d trajectories of policy version %d in %.1f s", trajectories, ticket.version, seconds)
+        self._metrics.rolled_out(trajectories)
         return table
 
     async def measure(self, probe: "Probe", batch: SampleBatch, ticket: WeightTicket) -> pa.Table:

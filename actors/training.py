@@ -17,8 +17,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from actors.dataset import rollout_dataset
 from actors.failure import LastingFailureError
 from actors.inputs import RunInputs
+from actors.logs import log_in_actor
 from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
+from pipeline.failure_report import note_of
 from pipeline.patience import StorageError
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
                 raise
             logger.warning("Ray Train's controller was lost, and another one takes the run up: %s", error)
     if failures := ray.get(crew.journal.noted_failures.remote()):
-        raise LastingFailureError(failures[0])
+        raise LastingFailureError(failures[0].reason)
 
 
 def _trainer(
@@ -119,8 +121,12 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     if ray.get(config.journal.noted_failures.remote()):
         # Ray Train cannot tell a defect from a lost machine and started this worker anew; the driver will report it.
         return
+    rank = ray.train.get_context().get_world_rank()
+    log_in_actor("learner", f"learner-{rank}", config.journal.log.remote)
     try:
         train_loop(config)
-    except (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError) as error:
-        ray.get(config.journal.note_failure.remote(f"{type(error).__name__}: {error}"))
+    except Exception as error:
+        logger.exception("the learner failed")
+        if isinstance(error, (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError)):
+            ray.get(config.journal.note_failure.remote(note_of(error, f"on learner-{rank}")))
         raise

@@ -15,7 +15,7 @@ from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, load_settings, parse_settings
 from pipeline.object_storage import exists, is_object_storage, read_text, working_folder
 from pipeline.patience import Patience, StorageError
-from pipeline.run_folder import CONFIG_FILE
+from pipeline.run_folder import CONFIG_FILE, LOG_FILE
 from pipeline.stopping import StopRequest
 
 
@@ -142,10 +142,12 @@ def carry_out(settings: RunSettings, run_directory: Path, location: str, circums
         sys.exit(stopped.exit_code)
     except (RunFailedError, StorageError) as error:
         details = note_failure(error, run_directory)
+        reason = error.report if isinstance(error, RunFailedError) else str(error)
         tell(
-            f"error: {error}\n"
+            f"error: {reason}\n"
             f"All that was done is kept; when the cause is gone, continue with --resume {location}\n"
-            f"Details: {details}; logs of every process: {circumstances['cluster']['log_directory']}"
+            f"Details: {details}, {run_directory / LOG_FILE}; logs of every process: "
+            f"{circumstances['cluster']['log_directory']}"
         )
         sys.exit(1)
 

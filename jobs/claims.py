@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     except RunFailedError as error:
         details = note_failure(error, options.output)
         sys.exit(
-            f"error: {error}\n"
+            f"error: {error.report}\n"
             "All that was done is kept; when the cause is gone, the same command goes on from there\n"
             f"Details: {details}; logs of every process: {cluster.log_directory}"
         )

@@ -127,7 +127,7 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
     except RunFailedError as error:
         details = note_failure(error, output)
         sys.exit(
-            f"error: {error}\n"
+            f"error: {error.report}\n"
             "Adapters that are through are kept; when the cause is gone, the same command goes on with the others\n"
             f"Details: {details}; logs of every process: {cluster.log_directory}"
         )

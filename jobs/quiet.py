@@ -42,7 +42,10 @@ def be_quiet() -> None:
 @contextmanager
 def one_readable_message() -> Iterator[None]:
     """End the process with the message of a fault of the user's, or of the storage's, without a stack or secrets."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    terminal = logging.StreamHandler()
+    # What a run says of itself goes to its folder from a lower level on.
+    terminal.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", handlers=[terminal])
     try:
         yield
     except (ValueError, StorageError) as error:

@@ -1,10 +1,14 @@
 """AdamW on the adapter, fed with gradients that were summed over all workers."""
 
+import logging
+
 import torch
 from torch import Tensor
 
 from pipeline.config import LearnerSettings
 from pipeline.reduction import sum_over_workers
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteGradientError(RuntimeError):
@@ -124,6 +128,7 @@ class AdapterOptimiser:
 
     def _skip(self) -> None:
         self.steps_skipped += 1
+        logger.warning("a gradient is not finite; this is the skipped optimiser step number %d", self.steps_skipped)
         if self.steps_skipped > self.settings.max_skipped_steps:
             raise NonFiniteGradientError(
                 f"{self.steps_skipped} optimiser steps had a gradient that is not finite, more than learner."

@@ -12,8 +12,11 @@ CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 ENVIRONMENT_FILE = "environment.json"
 """Written anew whenever a run is started or taken up."""
 
-METRICS_FILE, CHECKPOINTS_FOLDER, ERROR_FILE = "metrics.jsonl", "checkpoints", "error.log"
-"""What iterations leave behind, what a run is taken up from, and why it ended early."""
+METRICS_FILE, CHECKPOINTS_FOLDER = "metrics.jsonl", "checkpoints"
+"""What iterations leave behind, and what a run is taken up from."""
+
+LOG_FILE, ERROR_FILE = "log.jsonl", "error.log"
+"""What a run said while it went on, and why it ended early."""
 
 
 def write_text(path: Path, text: str) -> None:

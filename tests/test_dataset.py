@@ -120,4 +120,7 @@ def test_a_failed_rollout_ends_the_execution_and_leaves_its_reason(plan):
     publish(plan, 4)
     with pytest.raises(ray.exceptions.RayError):
         read(plan.dataset(prompts=["forbidden"]))
-    assert "LookupError: nobody can draw that" in ray.get(plan.journal.noted_failures.remote())
+    note = ray.get(plan.journal.noted_failures.remote())[0]
+    assert note.reason == "LookupError: nobody can draw that" and note.kinds[:2] == ("LookupError", "Exception")
+    call, batch = note.where
+    assert call.startswith("in collect on rollout-") and batch.endswith("of iteration 4, with policy version 4")

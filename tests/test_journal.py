@@ -11,6 +11,7 @@ from PIL import Image
 from settings import miniature_settings
 
 from actors.journal import Journal
+from pipeline.failure_report import note_of
 from pipeline.prompts import SampleBatch
 from pipeline.step_preferences import StepPreferences, records_table
 
@@ -64,9 +65,18 @@ def test_a_stop_is_asked_for_once_and_for_all(journal):
 
 
 def test_failures_are_kept_in_the_order_they_came(journal):
-    journal.note_failure("RewardError: first")
-    journal.note_failure("FleetError: second")
-    assert journal.noted_failures() == ["RewardError: first", "FleetError: second"]
+    for reason in ("first", "second"):
+        journal.note_failure(note_of(LookupError(reason), "here"), iteration=3)
+    assert [note.reason for note in journal.noted_failures()] == ["LookupError: first", "LookupError: second"]
+
+
+def test_lines_are_added_to_those_of_an_interrupted_run(journal, tmp_path):
+    journal.log('{"message": "100 % done"}')
+    Journal(str(tmp_path), SETTINGS).log('{"message": "again"}')
+    assert [json.loads(line)["message"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [
+        "100 % done",
+        "again",
+    ]
 
 
 def test_a_grid_holds_every_image(journal, tmp_path):

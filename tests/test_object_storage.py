@@ -7,7 +7,7 @@ import boto3
 import numpy as np
 import pytest
 import yaml
-from settings import miniature_values
+from settings import miniature_settings, miniature_values
 
 from actors.cluster import ClusterInfo
 from actors.journal import Journal
@@ -94,7 +94,7 @@ def test_a_bucket_that_does_not_exist_is_refused(bucket):
 
 def test_a_journal_keeps_the_bucket_up_to_date(bucket, tmp_path):
     write(tmp_path, {"config.yaml": "seed: 1"})
-    journal = Journal(str(tmp_path), NO_PATIENCE, f"{bucket}/journal")
+    journal = Journal(str(tmp_path), miniature_settings(Path("a-model"), name="journal", output_dir=bucket))
     journal.begin(0)
     for iteration in range(2):
         journal.record({"iteration": iteration, "reward": 0.5})

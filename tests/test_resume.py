@@ -78,11 +78,27 @@ def test_a_poisoned_reward_stops_the_run_with_one_readable_report(poisoned_run):
     assert job.exit_code == 1
     lines = job.stderr.splitlines()
     assert lines[0].startswith("error: RewardError: reward 'clip' returned nan for the prompt 'a ")
-    assert lines[1].endswith(f"continue with --resume {folder}")
-    assert len(lines) == 3 and "Traceback" not in job.stdout
-    details, logs = (Path(part.split()[-1]) for part in lines[2].split(";"))
-    assert details == folder / "error.log" and "UserCodeException" in details.read_text()
-    assert any(logs.glob("worker-*.err"))
+    where, how_often, what_to_do = lines[1:4]
+    assert where.startswith("where: in score") and " on reward-0, in collect on rollout-0, in batch " in where
+    assert where.endswith(" of iteration 0, with policy version 0")
+    assert " failed like this since the run was started" in how_often and "reward.path" in what_to_do
+    assert lines[4].endswith(f"continue with --resume {folder}")
+    assert len(lines) == 6 and "Traceback" not in job.stdout
+    details, logs = lines[5].removeprefix("Details: ").split("; logs of every process: ")
+    assert details == f"{folder / 'error.log'}, {folder / 'log.jsonl'}"
+    text = (folder / "error.log").read_text()
+    assert text.startswith(lines[0].removeprefix("error: ")) and "UserCodeException" in text
+    assert any("a batch of 4 trajectories" in file.read_text() for file in Path(logs).glob("worker-*.err"))
+
+
+def test_a_poisoned_run_tells_its_story_in_lines(poisoned_run):
+    lines = [json.loads(line) for line in (poisoned_run[1] / "log.jsonl").read_text().splitlines()]
+    roles = {line["role"] for line in lines}
+    assert roles == {"driver", "journal", "fleet", "learner"}
+    (failure, *_) = (line for line in lines if line["level"] == "ERROR")
+    assert (failure["role"], failure["iteration"]) == ("journal", 0) and "RewardError" in failure["message"]
+    assert any(line["worker"] == "reward-0" and line["message"].startswith("ready") for line in lines)
+    assert lines[-1]["role"] == "driver" and lines[-1]["message"].startswith("ended early: RewardError")
 
 
 def test_a_poisoned_run_leaves_its_folder_and_no_half_iteration(poisoned_run):
