@@ -66,10 +66,8 @@ class RolloutTask:
         while True:
             try:
                 return self._collect(number)
-            except (
-                ObjectLostError,
-                NothingPublishedError,
-            ) as error:  # the weight store was lost, and the buffers with it
+            except (ObjectLostError, NothingPublishedError) as error:
+                # The weight store was lost, and the buffers with it.
                 if time.monotonic() > deadline:
                     self._note(error, f"in batch {number}")
                     raise
