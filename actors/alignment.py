@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.train import Result, TrainingFailedError
+from ray.train import TrainingFailedError
 
-from actors.crew import Crew, start_crew
+from actors.crew import start_crew
 from actors.evaluation import evaluate
 from actors.failure import explain_failure
 from actors.inputs import RunInputs
@@ -18,16 +19,19 @@ from actors.training import train
 from actors.weights import WeightTicket, load_weights
 from pipeline.adapter import export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
+from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.pictures import most_changed_picture
 from pipeline.evaluation.tables import evaluation_text
 from pipeline.images import save_png
 from pipeline.model_card import adapter_card
+from pipeline.patience import Patience
 from pipeline.policy import Policy
 from pipeline.progress import ProgressReporter
 from pipeline.report.evaluation_file import EVALUATION_FILE
 from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
+from pipeline.stopping import StopRequest
 from pipeline.training_record import training_record
 
 logger = logging.getLogger(__name__)
@@ -38,28 +42,48 @@ TRACKERS_PATIENCE_S = 120.0
 NO_EVALUATION = "None was made (evaluation.images=0)."
 
 
-def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporter: ProgressReporter) -> dict[str, Any]:
+def align(
+    settings: RunSettings,
+    inputs: RunInputs,
+    run_directory: Path,
+    reporter: ProgressReporter,
+    stop: StopRequest | None = None,
+) -> dict[str, Any]:
     """Align a model on the connected cluster and leave everything in `run_directory`, which exists.
 
     Iterations that the folder has checkpoints of are not made again.
+
+    Args:
+        stop: may ask the run to end early.
 
     Returns:
         The summary, as written to summary.json.
 
     Raises:
         RunFailedError: an actor, a reward or the learner failed; the message is the reason.
+        RunStoppedError: the run was asked to stop, and has written a checkpoint.
+        ValueError: the folder has checkpoints, and none is whole.
     """
-    started, succeeded = time.monotonic(), False
+    started, succeeded, stop = time.monotonic(), False, stop or StopRequest()
+    patience, checkpoints = Patience(settings.checkpoint.retry_seconds), checkpoints_of_run(settings, run_directory)
+    if explanation := checkpoints.newest().explanation():
+        logger.warning(explanation)
     crew = start_crew(settings, run_directory)
     try:
         logger.info("the actors of %s were asked for; it has %d iterations", settings.name, settings.iterations)
+        stop.listen(crew.journal.request_stop.remote)
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
-            result = train(settings, inputs, crew, run_directory)
+            train(settings, inputs, crew, run_directory)
+        stop.raise_if_made()
         trained = time.monotonic()
         logger.info("all iterations are done")
         ticket, held_out = ray.get(crew.store.current.remote()), inputs.prompts.held_out
-        evaluation = _evaluate(settings, held_out, crew, ticket, run_directory) if settings.evaluation.images else None
-        _export(settings, ticket, result, evaluation, run_directory)
+        evaluation = None
+        if settings.evaluation.images:
+            evaluation = asyncio.run(evaluate(settings, held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
+            patience.keep_trying(f"write into {run_directory}", partial(_save_evaluation, evaluation, run_directory))
+        export = partial(_export, settings, ticket, checkpoints, evaluation, run_directory)
+        patience.keep_trying(f"export the adapter into {run_directory}", export)
         summary = {
             "name": settings.name,
             "iterations": ticket.iteration,
@@ -70,7 +94,7 @@ def align(settings: RunSettings, inputs: RunInputs, run_directory: Path, reporte
             "last_iteration": ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1],
             "evaluation": evaluation.rewards_as_json() if evaluation else None,
         }
-        write_json(run_directory / SUMMARY_FILE, summary)
+        patience.keep_trying(f"write into {run_directory}", partial(write_json, run_directory / SUMMARY_FILE, summary))
         logger.info("evaluated and exported")
         succeeded = True
         return summary
@@ -91,18 +115,18 @@ def _close(journal: Any, succeeded: bool) -> None:
         logger.warning("the trackers were not told how the run ended: %s", error)
 
 
-def _evaluate(
-    settings: RunSettings, prompts: list[str], crew: Crew, ticket: WeightTicket, run_directory: Path
-) -> Evaluation:
-    evaluation = asyncio.run(evaluate(settings, prompts, crew.rollout_fleet, crew.reward_fleet, ticket))
+def _save_evaluation(evaluation: Evaluation, run_directory: Path) -> None:
     save_png(most_changed_picture(evaluation), run_directory / "before_after.png")
     write_json(run_directory / EVALUATION_FILE, evaluation.as_json())
     write_text(run_directory / "evaluation.md", evaluation_text(evaluation) + "\n")
-    return evaluation
 
 
 def _export(
-    settings: RunSettings, ticket: WeightTicket, result: Result, evaluation: Evaluation | None, run_directory: Path
+    settings: RunSettings,
+    ticket: WeightTicket,
+    checkpoints: CheckpointStore,
+    evaluation: Evaluation | None,
+    run_directory: Path,
 ) -> None:
     """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them."""
     on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
@@ -112,7 +136,7 @@ def _export(
     load_flat_adapter(policy, load_weights(ticket))
     export_adapter(policy, run_directory / "adapter", card, record)
     if settings.learner.ema_decay is not None:
-        assert result.checkpoint is not None, "the last iteration has a checkpoint"
-        with result.checkpoint.as_directory() as directory:
-            load_average(policy, Path(directory))
+        files = checkpoints.newest().files
+        assert files is not None, "the last iteration has a checkpoint"
+        load_average(policy, files)
         export_adapter(policy, run_directory / "adapter_ema", card, record)

@@ -95,6 +95,25 @@ def check_capacity(requests: Sequence[WorkerRequest]) -> None:
         raise ValueError(_refusal(requests, growth.largest, "this autoscaling cluster can grow to at most"))
 
 
+def check_object_store(bytes_at_once: int, trajectories: int) -> None:
+    """Refuse an iteration of so many trajectories that fills the object stores of a cluster of fixed size.
+
+    Ray would write what has no room to disks, over and over, and fail where they are small.
+
+    Raises:
+        ValueError: with the number to set.
+    """
+    store = int(ray.cluster_resources().get("object_store_memory", 0))
+    if bytes_at_once <= store or find_growth(max_nodes_per_type=1).autoscales:
+        return
+    fitting = max(1, trajectories * store // bytes_at_once)
+    raise ValueError(
+        f"an iteration keeps {bytes_at_once} bytes in Ray's object store at once, and this cluster's holds {store}; "
+        f"lower rollout.trajectories from {trajectories} to {fitting}, or start Ray with "
+        f"`ray start --head --object-store-memory={bytes_at_once}` and join it by RAY_ADDRESS=auto"
+    )
+
+
 def fits(requests: Sequence[WorkerRequest], nodes: Sequence[Resources]) -> bool:
     """Whether all workers can stand on the nodes at once, decided exactly by integer programming.
 

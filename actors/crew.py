@@ -7,12 +7,13 @@ from typing import Any
 
 import ray
 
-from actors.capacity import WorkerRequest, check_capacity
+from actors.capacity import WorkerRequest, check_capacity, check_object_store
 from actors.fleet import start_fleet
 from actors.journal import start_journal
 from actors.reward import RewardActor
 from actors.rollout import RolloutWorker
 from actors.weights import start_weight_store
+from pipeline.arithmetic import run_arithmetic
 from pipeline.config import PoolSettings, RunSettings
 from pipeline.logs import LineHandler, end_lines, log_lines
 
@@ -51,9 +52,10 @@ def check_room(settings: RunSettings) -> None:
     """Refuse a run that the connected cluster can never hold.
 
     Raises:
-        ValueError: the cluster has a fixed size, and the minimum of workers does not fit.
+        ValueError: the cluster has a fixed size, and the minimum of workers, or of object store, does not fit.
     """
     check_capacity(worker_requests(settings))
+    check_object_store(run_arithmetic(settings).object_store_bytes_at_once, settings.rollout.trajectories)
 
 
 def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
@@ -82,12 +84,14 @@ def start_crew(settings: RunSettings, run_directory: Path) -> Crew:
 
 def worker_requests(settings: RunSettings) -> list[WorkerRequest]:
     """The least that must fit on the cluster at once."""
-    return _requests(settings, settings.reward_actors.min_workers, settings.rollout.min_workers)
+    learners = min(settings.learner.worker_counts)
+    return _requests(settings, settings.reward_actors.min_workers, settings.rollout.min_workers, learners)
 
 
 def most_worker_requests(settings: RunSettings) -> list[WorkerRequest]:
     """All workers that the run will ever ask for."""
-    return _requests(settings, settings.reward_actors.max_workers, settings.rollout.max_workers)
+    learners = max(settings.learner.worker_counts)
+    return _requests(settings, settings.reward_actors.max_workers, settings.rollout.max_workers, learners)
 
 
 def cpus_of_all_workers(settings: RunSettings) -> float:
@@ -97,11 +101,11 @@ def cpus_of_all_workers(settings: RunSettings) -> float:
     return pools + settings.learner.num_workers * settings.learner.num_cpus
 
 
-def _requests(settings: RunSettings, reward_actors: int, rollout_workers: int) -> list[WorkerRequest]:
+def _requests(settings: RunSettings, reward_actors: int, rollout_workers: int, learners: int) -> list[WorkerRequest]:
     return [
         WorkerRequest("reward_actors", reward_actors, resources_of(settings.reward_actors)),
         WorkerRequest("rollout", rollout_workers, resources_of(settings.rollout)),
-        WorkerRequest("learner", settings.learner.num_workers, resources_of(settings.learner)),
+        WorkerRequest("learner", learners, resources_of(settings.learner)),
     ]
 
 
@@ -123,6 +127,7 @@ def start_pool(
         min_workers=pool.min_workers,
         max_workers=pool.max_workers,
         calls_per_worker=calls_per_worker,
+        call_timeout_s=pool.timeout_seconds,
         run=run,
         journal=journal,
     )

@@ -3,6 +3,7 @@
 This module runs in light Ray Data tasks and imports neither torch nor diffusers.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,11 +11,16 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import TaskPoolStrategy
+from ray.exceptions import ObjectLostError
 
 from actors.leasing import call_leased_sync
+from actors.weights import NothingPublishedError
 from pipeline.config import RunSettings
 from pipeline.failure_report import note_of
 from pipeline.prompts import SampleBatch, plan_batch
+
+# A weight store that was lost is up again, and published to, after some seconds.
+WEIGHTS_PATIENCE_S, WEIGHTS_POLL_S = 300.0, 0.5
 
 
 class BatchSource(Protocol):
@@ -56,13 +62,25 @@ class RolloutTask:
     def roll_out(self, block: pa.Table) -> pa.Table:
         """A block holding one batch number, {"id": [n]} -> that batch's records."""
         (number,) = block["id"].to_pylist()
+        deadline = time.monotonic() + WEIGHTS_PATIENCE_S
+        try:
+            while True:
+                try:
+                    return self._collect(number)
+                except (ObjectLostError, NothingPublishedError):  # the weight store was lost, and the buffers with it
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(WEIGHTS_POLL_S)
+        except Exception as error:
+            ray.get(self.journal.note_failure.remote(note_of(error)))
+            raise
+
+    def _collect(self, number: int) -> pa.Table:
         ticket = ray.get(self.store.current.remote())
         try:
-            batch = self.batches.batch(ticket.iteration, number)
-            return call_leased_sync(self.rollout_fleet, "collect", batch, ticket)
+            return call_leased_sync(self.rollout_fleet, "collect", self.batches.batch(ticket.iteration, number), ticket)
         except Exception as error:
-            place = f"in batch {number} of iteration {ticket.iteration}, with policy version {ticket.version}"
-            ray.get(self.journal.note_failure.remote(note_of(error, place), ticket.iteration))
+            error.add_note(f"in batch {number} of iteration {ticket.iteration}, with policy version {ticket.version}")
             raise
 
 

@@ -20,7 +20,7 @@ from pipeline.methods import create_method
 from pipeline.policy import Policy
 from pipeline.prompts import SampleBatch
 from pipeline.reward_set import WeightedScorer
-from pipeline.scoring import AsyncScorer
+from pipeline.scoring import AsyncScorer, RewardError
 from pipeline.weighting import Normalisation
 
 Array = NDArray[np.float32]
@@ -38,31 +38,33 @@ class RemoteScorer:
 
     async def score(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
         """Latents (B, C, H, W), predicted at the diffusion time `timestep` -> rewards (B,) float32."""
-        scores = await call_leased(self.fleet, "score", to_array(latents), list(prompts), timestep)
+        scores = await self._ask("score", to_array(latents), list(prompts), timestep)
         return torch.from_numpy(np.array(scores))
 
     async def score_with_gradient(
         self, latents: Tensor, prompts: Sequence[str], timestep: int
     ) -> tuple[Tensor, Tensor]:
         """`score`, and the rewards' gradients (B, C, H, W) float32."""
-        scores, gradients = await call_leased(
-            self.fleet, "score_with_gradient", to_array(latents), list(prompts), timestep
-        )
+        scores, gradients = await self._ask("score_with_gradient", to_array(latents), list(prompts), timestep)
         return torch.from_numpy(np.array(scores)), torch.from_numpy(np.array(gradients))
 
     async def score_each(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
         """`score`, raw and of each of several rewards, (K, B) float32."""
-        scores = await call_leased(self.fleet, "score_each", to_array(latents), list(prompts), timestep)
+        scores = await self._ask("score_each", to_array(latents), list(prompts), timestep)
         return torch.from_numpy(np.array(scores))
 
     async def score_sum_with_gradient(
         self, latents: Tensor, prompts: Sequence[str], timestep: int, coefficients: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
         """Latents (B, C, H, W) -> weighted sums (B,) of the differentiable rewards, and gradients (B, C, H, W)."""
-        sums, gradients = await call_leased(
-            self.fleet, "score_sum_with_gradient", to_array(latents), list(prompts), timestep, list(coefficients)
+        sums, gradients = await self._ask(
+            "score_sum_with_gradient", to_array(latents), list(prompts), timestep, list(coefficients)
         )
         return torch.from_numpy(np.array(sums)), torch.from_numpy(np.array(gradients))
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        """A call of a reward actor; one that returns nonsense is asked once more, or another in its place."""
+        return await call_leased(self.fleet, method, *args, nonsense=RewardError)
 
 
 class Sampler:

@@ -12,6 +12,7 @@ from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.failure_report import FailureNote, failure_report, note_of
 from pipeline.run_folder import ERROR_FILE, write_text
+from pipeline.secrets import redact
 
 # An actor that does not tell what it knows must not keep the run from ending.
 PATIENCE_S = 10.0
@@ -20,13 +21,18 @@ PATIENCE_S = 10.0
 class RunFailedError(RuntimeError):
     """A run ended early. The message is the reason; the error it was raised from holds every detail."""
 
-    def __init__(self, reason: str, report: str = "") -> None:
-        """`report` is the reason, and below it where, how often and what to do."""
-        super().__init__(reason, report)
+    def __init__(self, reason: str, report: str = "", stack: str = "") -> None:
+        """`report` is the reason, and below it where, how often and what to do; `stack` that of a remote failure."""
+        super().__init__(reason, report, stack)
         self.report = report or reason
+        self.stack = stack
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class LastingFailureError(RuntimeError):
+    """A rollout or the learner failed in a way that another attempt would meet again; the journal has the reason."""
 
 
 def explain_failure(error: BaseException, journal: Any, fleets: Sequence[Any] = ()) -> RunFailedError:
@@ -39,17 +45,30 @@ def explain_failure(error: BaseException, journal: Any, fleets: Sequence[Any] = 
         fleets: tell how many workers were lost meanwhile.
     """
     noted: list[FailureNote] = []
-    if isinstance(error, TrainingFailedError):
+    if isinstance(error, TrainingFailedError | LastingFailureError):
         (noted,) = _answers([journal.noted_failures.remote()]) or [[]]
     stats = [asdict(answer) for answer in _answers([fleet.stats.remote() for fleet in fleets])]
     report = failure_report(noted or [note_of(root_cause(error))], stats)
-    return RunFailedError(report.what, report.text())
+    stack = noted[0].stack if noted else ""
+    return RunFailedError(*map(redact, (report.what, report.text(), stack)))
 
 
-def note_failure(error: RunFailedError, run_directory: Path) -> Path:
-    """Keep the report and every detail of a failure in the run's folder; return the file."""
-    details = "".join(traceback.format_exception(error))
-    write_text(run_directory / ERROR_FILE, f"{error.report}\n\n{details}")
+def failure_of(error: Exception) -> RunFailedError:
+    """`error` itself if it is one, else the report of it."""
+    if isinstance(error, RunFailedError):
+        return error
+    failure = explain_failure(error, journal=None)
+    failure.__cause__ = error
+    return failure
+
+
+def note_failure(error: RunFailedError, run_directory: Path) -> Path | str:
+    """Keep the report and every detail but secrets in the run's folder; return the file, or why it was not written."""
+    details = redact("".join(traceback.format_exception(error)))
+    try:
+        write_text(run_directory / ERROR_FILE, f"{error.report}\n\n{error.stack}{details}")
+    except OSError as refusal:
+        return f"not written, for {refusal}"
     return run_directory / ERROR_FILE
 
 

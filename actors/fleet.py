@@ -8,17 +8,20 @@ Work starts with the first worker that is ready, late ones join, lost ones are r
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.cluster import beside_the_driver
+from actors.draining import draining_nodes, node_of
+from actors.fleet_state import FleetError, FleetStats, Lease
 from actors.logs import log_in_actor
 from actors.metrics import FleetMetrics
 
@@ -33,58 +36,17 @@ FIRST_CRASH_PAUSE_S, LONGEST_CRASH_PAUSE_S = 0.5, 30.0
 # Between two looks of Prometheus at the fleet, seconds; Ray passes them on every ten seconds.
 METRICS_INTERVAL_S = 2.0
 
-
-class FleetError(RuntimeError):
-    """The fleet cannot serve: its workers fail to start, or it was shut down."""
-
-
-class Lease(NamedTuple):
-    """The right to one call at a time on one worker, for as long as it is renewed every `renew_within_s` seconds."""
-
-    lease_id: int
-    worker_id: str
-    worker: "ActorHandle[Any]"
-    renew_within_s: float
-
-
-@dataclass(frozen=True)
-class FleetStats:
-    """Counters of a fleet; `calls` and those after it count since its start.
-
-    Attributes:
-        name: name of the fleet.
-        ready: workers that can be leased.
-        pending: workers that are starting or wait for room in the cluster.
-        busy: ready workers with at least one lease.
-        leases: leases in force.
-        waiting: callers that wait for a lease.
-        calls: leases granted.
-        restarts: workers started in place of another.
-        lost: workers that died after they were ready.
-        failed_starts: workers that died before they were ready.
-        expired_leases: leases taken back because nobody renewed them.
-        last_error: text of the newest loss or failed start, empty without one.
-    """
-
-    name: str
-    ready: int
-    pending: int
-    busy: int
-    leases: int
-    waiting: int
-    calls: int
-    restarts: int
-    lost: int
-    failed_starts: int
-    expired_leases: int
-    last_error: str
+# A spot notice comes two minutes before the end, or less.
+DRAIN_POLL_S = 2.0
 
 
 @dataclass
 class _Worker:
     worker_id: str
     actor: Any
+    node_id: str = ""
     ready: bool = False
+    leaving: bool = False  # its node will be taken back: it serves the leases that it has and is given no more
     lease_expiry: dict[int, float] = field(default_factory=dict)  # lease id -> time.monotonic()
 
 
@@ -105,6 +67,7 @@ class Fleet:
         max_workers: int,
         calls_per_worker: int,
         lease_ttl_s: float,
+        call_timeout_s: float,
         health_interval_s: float,
         max_start_failures: int,
         run: str,
@@ -119,6 +82,7 @@ class Fleet:
         self._max_workers = max_workers
         self._calls_per_worker = calls_per_worker
         self._lease_ttl_s = lease_ttl_s
+        self._call_timeout_s = call_timeout_s
         self._health_interval_s = health_interval_s
         self._max_start_failures = max_start_failures
 
@@ -135,6 +99,7 @@ class Fleet:
         self._failures_in_a_row = 0
         self._crashes_in_a_row = 0
         self._calls = self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
+        self._hung = self._garbled = self._drained = 0
         self._last_error = ""
         self._metrics = FleetMetrics(run, name)
 
@@ -145,6 +110,7 @@ class Fleet:
         self._asked_for = self._min_workers
         self._in_background(self._expire_leases())
         self._in_background(self._show_metrics())
+        self._in_background(self._leave_draining_nodes())
 
     async def grow(self) -> None:
         """Ask for all workers up to the maximum; of no effect on a fleet that has grown, or has ended."""
@@ -184,6 +150,23 @@ class Fleet:
         if worker is not None:
             self._lose(worker, error or f"{worker_id} was reported dead")
 
+    async def report_hung(self, worker_id: str, error: str) -> None:
+        """Kill and replace a worker that did not answer in time; of no effect on one that was replaced already."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            self._hung += 1
+            self._lose(worker, error)
+
+    async def report_garbled(self, worker_id: str, error: str) -> None:
+        """Replace a worker that returned nonsense, if another can serve meanwhile.
+
+        What the last of them returns may be the fault of what they all were made of, or were asked.
+        """
+        worker = self._workers.get(worker_id)
+        self._garbled += 1
+        if worker is not None and self._num_ready() > 1:
+            self._lose(worker, error)
+
     # State
 
     async def wait_ready(self, count: int | None = None, timeout_s: float | None = None) -> int:
@@ -211,13 +194,16 @@ class Fleet:
         return FleetStats(
             name=self.name,
             ready=ready,
-            pending=len(self._workers) - ready,
+            pending=sum(not worker.ready for worker in self._workers.values()),
             busy=sum(worker.ready and bool(worker.lease_expiry) for worker in self._workers.values()),
             leases=len(self._worker_of_lease),
             waiting=sum(not waiter.done() for waiter in self._waiting),
             calls=self._calls,
             restarts=self._restarts,
             lost=self._lost,
+            hung=self._hung,
+            garbled=self._garbled,
+            drained=self._drained,
             failed_starts=self._failed_starts,
             expired_leases=self._expired_leases,
             last_error=self._last_error,
@@ -245,6 +231,7 @@ class Fleet:
         """Take the worker in once it is ready, then ask it again and again until it is lost."""
         try:
             await worker.actor.ready.remote()
+            worker.node_id = await node_of(worker.actor)
         except RayError as error:
             if worker.worker_id in self._workers:
                 await self._start_failed(worker, error)
@@ -298,7 +285,21 @@ class Fleet:
         self._lost += 1
         self._last_error = error
         self._remove(worker)
-        self._replace()
+        if not worker.leaving:
+            self._replace()
+
+    async def _leave_draining_nodes(self) -> None:
+        """Replace workers whose nodes will be taken back while they still serve, and end them when they are through."""
+        while self._failure is None:
+            await asyncio.sleep(DRAIN_POLL_S)
+            draining = await asyncio.to_thread(draining_nodes)
+            for worker in [w for w in self._workers.values() if w.ready and not w.leaving and w.node_id in draining]:
+                self._say(logging.WARNING, worker, "its node will be taken back")
+                worker.leaving = True
+                self._drained += 1
+                self._replace()
+            for worker in [w for w in self._workers.values() if w.leaving and not w.lease_expiry]:
+                self._remove(worker)
 
     def _replace(self) -> None:
         if self._failure is None:
@@ -326,7 +327,8 @@ class Fleet:
     def _grant(self) -> None:
         """Hand free slots to those who wait."""
         while self._waiting:
-            free = [w for w in self._workers.values() if w.ready and len(w.lease_expiry) < self._calls_per_worker]
+            serving = [worker for worker in self._workers.values() if worker.ready and not worker.leaving]
+            free = [worker for worker in serving if len(worker.lease_expiry) < self._calls_per_worker]
             if not free:
                 return
             waiter = self._waiting.popleft()
@@ -337,7 +339,7 @@ class Fleet:
             worker.lease_expiry[lease_id] = time.monotonic() + self._lease_ttl_s
             self._worker_of_lease[lease_id] = worker
             self._calls += 1
-            waiter.set_result(Lease(lease_id, worker.worker_id, worker.actor, self._lease_ttl_s))
+            waiter.set_result(Lease(lease_id, worker.worker_id, worker.actor, self._lease_ttl_s, self._call_timeout_s))
 
     def _end_lease(self, lease_id: int) -> None:
         worker = self._worker_of_lease.pop(lease_id, None)
@@ -365,7 +367,7 @@ class Fleet:
         logger.log(level, "%s", text, extra={"worker": worker.worker_id})
 
     def _num_ready(self) -> int:
-        return sum(worker.ready for worker in self._workers.values())
+        return sum(worker.ready and not worker.leaving for worker in self._workers.values())
 
     def _raise_if_failed(self) -> None:
         if self._failure is not None:
@@ -397,6 +399,7 @@ def start_fleet(
     max_workers: int = 1,
     calls_per_worker: int = 1,
     lease_ttl_s: float = 60.0,
+    call_timeout_s: float = math.inf,
     health_interval_s: float = 10.0,
     max_start_failures: int = 3,
     run: str = "",
@@ -414,6 +417,7 @@ def start_fleet(
         calls_per_worker: leases in force at once on one worker. More than one overlaps calls where the class is
             asynchronous, or has a max_concurrency above it.
         lease_ttl_s: a lease that its holder does not renew for so long is taken back, seconds.
+        call_timeout_s: a worker that takes longer over one call is taken for hung, seconds.
         health_interval_s: time between two calls of `ready()` on a ready worker, seconds.
         max_start_failures: constructors that raise in a row before the fleet gives up; it takes `max_workers` times as
             many processes killed while starting.
@@ -442,6 +446,7 @@ def start_fleet(
         max_workers=max_workers,
         calls_per_worker=calls_per_worker,
         lease_ttl_s=lease_ttl_s,
+        call_timeout_s=call_timeout_s,
         health_interval_s=health_interval_s,
         max_start_failures=max_start_failures,
         run=run,

@@ -22,6 +22,7 @@ from actors.logs import log_in_actor
 from actors.metrics import RunMetrics
 from pipeline.config import RunSettings
 from pipeline.failure_report import FailureNote
+from pipeline.patience import Patience
 from pipeline.run_folder import LOG_FILE, METRICS_FILE, MetricsFile
 from pipeline.tracking.base import TrackedRun
 from pipeline.tracking.trackers import Trackers, open_tracker
@@ -35,10 +36,12 @@ class Journal:
     def __init__(self, run_directory: str, settings: RunSettings) -> None:
         """Take an existing folder, that of a run with `settings`."""
         self.directory = Path(run_directory)
+        self.patience = Patience(settings.checkpoint.retry_seconds)
         self.metrics = MetricsFile(self.directory / METRICS_FILE)
         self._history: list[dict[str, Any]] = []
         self._failures: list[FailureNote] = []
         self._first = 0
+        self._stop_requested = False
         self._settings = settings
         self._trackers: Trackers | None = None
         self._prometheus = RunMetrics(settings.name)
@@ -49,10 +52,13 @@ class Journal:
         """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them.
 
         Raises:
+            StorageError: as all that writes here, once the disk has failed for longer than the journal's patience.
             TrackerError: a tracker cannot be opened.
         """
         self._first = iteration
-        self._history = self.metrics.keep_before(iteration)
+        self._history = self.patience.keep_trying(
+            f"write {self.metrics.path}", lambda: self.metrics.keep_before(iteration)
+        )
         if self._trackers is None:
             run = TrackedRun(self._settings.name, self.directory, self._settings.model_dump(mode="json"))
             self._trackers = Trackers(open_tracker(chosen, run) for chosen in self._settings.tracking)
@@ -63,7 +69,7 @@ class Journal:
     def record(self, metrics: dict[str, Any]) -> None:
         """Write one iteration's metrics; they are on the disk when this returns."""
         assert self._trackers is not None, "begin() comes first"
-        self.metrics.append(metrics)
+        self.patience.keep_trying(f"write {self.metrics.path}", lambda: self.metrics.append(metrics))
         self._history.append(metrics)
         self._trackers.record(metrics)
         self._prometheus.iteration_ended(metrics)
@@ -85,14 +91,23 @@ class Journal:
         """Add a line of JSON, of whichever process, to log.jsonl."""
         self._log.handle(logging.makeLogRecord({"msg": line}))
 
-    def note_failure(self, note: FailureNote, iteration: int) -> None:
-        """Keep what a rollout met, for the driver's report."""
+    def note_failure(self, note: FailureNote) -> None:
+        """Keep what a rollout or the learner met, for the driver's report."""
         self._failures.append(note)
-        logger.error("%s (%s)", note.reason, ", ".join(note.where), extra={"iteration": iteration})
+        in_progress = self._history[-1]["iteration"] + 1 if self._history else self._first
+        logger.error("%s (%s)", note.reason, ", ".join(note.where), extra={"iteration": in_progress})
 
     def noted_failures(self) -> list[FailureNote]:
         """What `note_failure` was told, oldest first."""
         return self._failures
+
+    def request_stop(self) -> None:
+        """Ask the learner to stop after the iteration in progress."""
+        self._stop_requested = True
+
+    def stop_requested(self) -> bool:
+        """Whether `request_stop` was called."""
+        return self._stop_requested
 
     def close(self, succeeded: bool) -> None:
         """Tell the trackers how the run ended; nothing is recorded after it."""
@@ -103,17 +118,17 @@ class Journal:
         """Keep one learner worker's share of an iteration's records as Parquet."""
         from pipeline.records import save_records
 
-        save_records(table, self.directory / "records" / f"iteration_{iteration:06d}_worker_{worker:03d}.parquet")
+        file = self.directory / "records" / f"iteration_{iteration:06d}_worker_{worker:03d}.parquet"
+        self.patience.keep_trying(f"write {file}", lambda: save_records(table, file))
 
     def save_grid(self, iteration: int, images: NDArray[np.uint8]) -> None:
         """Write the sample grid of the policy that begins `iteration`, from (B, H, W, 3) uint8."""
         from pipeline.images import image_grid, save_png
 
         columns = int(np.ceil(np.sqrt(len(images))))
-        save_png(
-            image_grid([Image.fromarray(image) for image in images], columns),
-            self.directory / "samples" / f"iteration_{iteration:06d}.png",
-        )
+        grid = image_grid([Image.fromarray(image) for image in images], columns)
+        file = self.directory / "samples" / f"iteration_{iteration:06d}.png"
+        self.patience.keep_trying(f"write {file}", lambda: save_png(grid, file))
 
 
 def start_journal(run_directory: Path, settings: RunSettings) -> ActorHandle[Any]:

@@ -1,8 +1,7 @@
 """The Ray Train loop: publish, fetch an iteration's records, learn, checkpoint."""
 
-import tempfile
+import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,42 +14,54 @@ from actors.rollouts import Rollouts
 from actors.training import TrainLoopConfig
 from actors.weights import checksum_of
 from pipeline.adapter import flatten_adapter
-from pipeline.checkpoint import Position, load_checkpoint, save_checkpoint
+from pipeline.checkpoint import Position, pack_checkpoint, unpack_checkpoint
+from pipeline.checkpoint_store import CheckpointStore, Files
 from pipeline.learning import Learner
 from pipeline.logs import at_iteration
 from pipeline.policy import Policy
 from pipeline.rollout_policy import ROLLOUT_POLICY_FILE, RolloutPolicy
 from pipeline.staleness import policy_age
 
+logger = logging.getLogger(__name__)
+
 
 def train_loop(config: TrainLoopConfig) -> None:
     """What each Ray Train worker runs.
 
     Iteration i rolls out with policy version i, or with version i - 1 where `rollout.max_staleness` lets it run while
-    the learner is on the iteration before. The version after the last iteration is the result.
+    the learner is on the iteration before. The version after the last iteration is the result. A run that was asked to
+    stop returns after a checkpoint.
     """
     settings = config.settings
     torch.set_num_threads(settings.learner.threads)
     learner = Learner(Policy.load(settings.model, settings.lora, settings.sampling, settings.seed), settings)
-    position, next_policy = _restore(learner)
     leads = ray.train.get_context().get_world_rank() == 0
+    position, next_policy = _restore(learner, config.checkpoints, leads)
     if leads:
         ray.get(config.journal.begin.remote(position.next_iteration))
         # Now that the learner has its place, workers beyond the minimum may take what is left.
         ray.get([fleet.grow.remote() for fleet in (config.reward_fleet, config.rollout_fleet)])
     publisher = Publisher(config, leads)
-    rollouts = Rollouts(ray.train.get_dataset_shard("train"), publisher.publish, next_policy)
+    rollouts = Rollouts(
+        ray.train.get_dataset_shard("train"), publisher.publish, publisher.publish_again_if_lost, next_policy
+    )
     while not settings.is_over(position.next_iteration, position.seconds):
         with at_iteration(position.next_iteration):
             metrics = _iterate(config, learner, rollouts, position)
+        if leads:
+            metrics |= _losses(config)
         position = Position(position.next_iteration + 1, position.policy_version + 1, metrics["seconds_spent"])
         if leads:
             ray.get(config.journal.record.remote(metrics))
+        stops = common_maximum(float(leads and ray.get(config.journal.stop_requested.remote()))) > 0
         over = settings.is_over(position.next_iteration, position.seconds)
-        if over or position.next_iteration % settings.checkpoint.every == 0:
-            _report(learner, position, metrics, rollouts, leads)
+        if over or stops or position.next_iteration % settings.checkpoint.every == 0:
             if leads:
+                config.checkpoints.save(position.next_iteration, _files(learner, position, rollouts))
                 ray.get(config.journal.note_checkpoint.remote())
+            ray.train.report(metrics)
+        if stops:
+            return
     if rollouts.begun:  # a budget of time ended while the next iteration was on its way
         rollouts.finish()
     publisher.publish_result(RolloutPolicy.of(learner, position.policy_version), position.next_iteration)
@@ -75,7 +86,8 @@ def _iterate(config: TrainLoopConfig, learner: Learner, rollouts: Rollouts, posi
         ray.get(config.journal.save_records.remote(iteration, rank, table))
     adapter_hash = common_hash(learner)
     finished = time.monotonic()
-    seconds = common_seconds(finished - started)
+    # All must agree on whether a budget of time is spent.
+    seconds = common_maximum(finished - started)
     return {
         "iteration": iteration,
         "policy_version": version,
@@ -87,6 +99,14 @@ def _iterate(config: TrainLoopConfig, learner: Learner, rollouts: Rollouts, posi
         "seconds": seconds,
         "seconds_spent": position.seconds + seconds,
         "time": time.time(),
+    }
+
+
+def _losses(config: TrainLoopConfig) -> dict[str, int]:
+    """Workers lost and calls garbled since this run was started or taken up, for the metrics."""
+    stats = ray.get([fleet.stats.remote() for fleet in (config.rollout_fleet, config.reward_fleet)])
+    return {
+        f"{counter}/{fleet.name}": getattr(fleet, counter) for fleet in stats for counter in ("lost", "hung", "garbled")
     }
 
 
@@ -106,36 +126,44 @@ def common_hash(learner: Learner) -> str:
     return own
 
 
-def common_seconds(own: float) -> float:
-    """The seconds of the slowest worker: all must agree on whether a budget of time is spent."""
+def common_maximum(own: float) -> float:
+    """The largest of all workers' numbers, so that they decide alike."""
     if not dist.is_initialized():
         return own
-    longest = torch.tensor(own, dtype=torch.float64)
-    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-    return float(longest)
+    largest = torch.tensor(own, dtype=torch.float64)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return float(largest)
 
 
-def _restore(learner: Learner) -> tuple[Position, RolloutPolicy | None]:
-    """Continue from Ray Train's latest checkpoint if there is one.
+def _files(learner: Learner, position: Position, rollouts: Rollouts) -> Files:
+    """What a checkpoint consists of."""
+    files = pack_checkpoint(learner, position)
+    if rollouts.next_policy is not None:
+        files[ROLLOUT_POLICY_FILE] = rollouts.next_policy.to_bytes()
+    return files
+
+
+def _restore(learner: Learner, checkpoints: CheckpointStore, leads: bool) -> tuple[Position, RolloutPolicy | None]:
+    """Continue from the newest whole checkpoint if there is one.
+
+    Worker 0 reads it for all workers, which must go on from the same one, wherever they can see.
 
     Returns:
         Where that stands, and the policy of the next iteration's rollouts where it is an older one.
     """
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    files = _newest_files(checkpoints) if leads else None
+    if dist.is_initialized():
+        shared = [files]
+        dist.broadcast_object_list(shared, src=0, device=torch.device("cpu"))
+        (files,) = shared
+    if files is None:
         return Position(0, 0), None
-    with checkpoint.as_directory() as directory:
-        older = (Path(directory) / ROLLOUT_POLICY_FILE).is_file()
-        return load_checkpoint(learner, Path(directory)), RolloutPolicy.load(Path(directory)) if older else None
+    older = files.get(ROLLOUT_POLICY_FILE)
+    return unpack_checkpoint(learner, files), None if older is None else RolloutPolicy.from_bytes(older)
 
 
-def _report(learner: Learner, position: Position, metrics: dict[str, Any], rollouts: Rollouts, leads: bool) -> None:
-    """Hand Ray Train a checkpoint from worker 0; a barrier of all workers."""
-    with tempfile.TemporaryDirectory() as directory:
-        checkpoint = None
-        if leads:
-            if rollouts.next_policy is not None:
-                rollouts.next_policy.save(Path(directory))
-            save_checkpoint(learner, position, Path(directory))
-            checkpoint = ray.train.Checkpoint.from_directory(directory)
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"iteration_{position.next_iteration:06d}")
+def _newest_files(checkpoints: CheckpointStore) -> Files | None:
+    found = checkpoints.newest()
+    if found.skipped:
+        logger.warning(found.explanation())
+    return found.files

@@ -1,9 +1,10 @@
-"""Calling a worker of a fleet: lease, call, give back; on another worker if that one dies.
+"""Calling a worker of a fleet: lease, call, give back; on another worker if that one dies, hangs or talks nonsense.
 
 Imported by the light tasks of Ray Data, so nothing here imports torch.
 """
 
 import asyncio
+import time
 from typing import Any
 
 from ray import ObjectRef
@@ -12,26 +13,56 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors.fleet import FleetError, Lease
 
+# A batch that is too large for the time-out is so on every worker.
+MAX_TIMEOUTS = 3
 
-async def call_leased(fleet: "ActorHandle[Any]", method: str, *args: Any, max_attempts: int = 8) -> Any:
+
+class CallTimeoutError(RuntimeError):
+    """A worker did not answer in time."""
+
+
+async def call_leased(
+    fleet: Any,
+    method: str,
+    *args: Any,
+    max_attempts: int = 8,
+    nonsense: type[Exception] | None = None,
+) -> Any:
     """Call `method(*args)` on a leased worker of `fleet` and return its result.
 
-    The call is made again elsewhere if the worker dies or its result is lost, so it must not matter that it runs twice.
+    The call is made again elsewhere if the worker dies or hangs or its result is lost, so it must not matter that it
+    runs twice.
+
+    Args:
+        nonsense: what the method raises where its result is not usable; the call is then made once more.
 
     Raises:
-        FleetError: the fleet cannot serve, or the call was lost `max_attempts` times.
-        Exception: what the method itself raised, at once.
+        FleetError: the fleet cannot serve, or the call was lost `max_attempts` times, or timed out three times.
+        Exception: what the method itself raised, at once, or at the second time if it is `nonsense`.
     """
     worker_id, loss = "", ""
+    timeouts = 0
+    garbled = False
     for _ in range(max_attempts):
         lease = await _lease(fleet)
         worker_id = lease.worker_id
         try:
-            return await _result_renewing(fleet, lease, getattr(lease.worker, method).remote(*args))
+            return await _result_renewing(fleet, lease, method, args)
         except RayTaskError as error:  # first: Ray gives it the class of its cause too, even that of a dead actor
             cause = _cause_of(error)
-            cause.add_note(f"in {method} on {worker_id}")
-            raise cause from error
+            if nonsense is None or not isinstance(cause, nonsense) or garbled:
+                cause.add_note(f"in {method} on {worker_id}")
+                raise cause from error
+            garbled, loss = True, str(cause)
+            await fleet.report_garbled.remote(lease.worker_id, loss)
+        except CallTimeoutError as error:
+            timeouts += 1
+            loss = str(error)
+            await fleet.report_hung.remote(lease.worker_id, loss)
+            if timeouts >= MAX_TIMEOUTS:
+                raise FleetError(
+                    f"{loss}, as two workers before it; raise timeout_seconds of its pool, or make batches smaller"
+                ) from None
         except RayActorError as error:
             loss = str(error)
             # Awaited: an asynchronous actor may serve calls out of order, and lease the dead worker again first.
@@ -58,13 +89,24 @@ async def _lease(fleet: "ActorHandle[Any]") -> Lease:
         raise _cause_of(error) from error
 
 
-async def _result_renewing(fleet: "ActorHandle[Any]", lease: Lease, reference: "ObjectRef[Any]") -> Any:
-    """Await the result, and tell the fleet meanwhile that its caller lives."""
+async def _result_renewing(fleet: "ActorHandle[Any]", lease: Lease, method: str, args: tuple[Any, ...]) -> Any:
+    """Call, await the result, and tell the fleet meanwhile that its caller lives.
+
+    Raises:
+        CallTimeoutError: there is none in time.
+    """
+    reference: ObjectRef[Any] = getattr(lease.worker, method).remote(*args)
     result = asyncio.wrap_future(reference.future())
+    deadline = time.monotonic() + lease.call_timeout_s
     while True:
-        done, _ = await asyncio.wait({result}, timeout=lease.renew_within_s / 3)
+        left_s = deadline - time.monotonic()
+        done, _ = await asyncio.wait({result}, timeout=max(0.0, min(lease.renew_within_s / 3, left_s)))
         if done:
             return result.result()
+        if left_s <= 0:
+            # Nobody asks for it any more, and an error in it is no news.
+            result.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise CallTimeoutError(f"{lease.worker_id} did not answer {method} within {lease.call_timeout_s:g} s")
         fleet.renew.remote(lease.lease_id)
 
 

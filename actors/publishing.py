@@ -17,20 +17,30 @@ class Publisher:
         self._config = config
         self._leads = leads
         self._newest_grid = -1
+        self._published: tuple[RolloutPolicy, int] | None = None
 
     def publish(self, policy: RolloutPolicy, iteration: int) -> None:
         """Make `policy` the current one, for `iteration`; draw the grid of every `samples.every`-th version, once."""
         if self._leads:
-            store = self._config.store
-            ray.get(store.publish.remote(policy.version, iteration, policy.adapter, policy.normalisation))
+            self._published = policy, iteration
+            self._hand_over(policy, iteration)
             if policy.version % self._config.settings.samples.every == 0:
                 self._draw_grid(policy.version)
+
+    def publish_again_if_lost(self) -> None:
+        """Hand the newest policy over once more to a store that was lost and started anew."""
+        if self._published is not None and not ray.get(self._config.store.versions.remote()):
+            self._hand_over(*self._published)
 
     def publish_result(self, policy: RolloutPolicy, iterations: int) -> None:
         """Make `policy` the current one, and draw its grid, after all `iterations`."""
         self.publish(policy, iterations)
         if self._leads:
             self._draw_grid(policy.version)
+
+    def _hand_over(self, policy: RolloutPolicy, iteration: int) -> None:
+        store = self._config.store
+        ray.get(store.publish.remote(policy.version, iteration, policy.adapter, policy.normalisation))
 
     def _draw_grid(self, version: int) -> None:
         if version <= self._newest_grid:

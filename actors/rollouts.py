@@ -1,5 +1,6 @@
 """A learner worker's side of the rollouts: begun with a policy, finished when the records are wanted."""
 
+import concurrent.futures
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.rollout_policy import RolloutPolicy
+
+WATCH_INTERVAL_S = 2.0
 
 
 class Rollouts:
@@ -16,15 +19,22 @@ class Rollouts:
     """
 
     def __init__(
-        self, shard: Any, publish: Callable[[RolloutPolicy, int], None], next_policy: RolloutPolicy | None = None
+        self,
+        shard: Any,
+        publish: Callable[[RolloutPolicy, int], None],
+        watch: Callable[[], None],
+        next_policy: RolloutPolicy | None = None,
     ) -> None:
-        """Take Ray Train's shard of the dataset, and what makes a policy the one that an iteration is rolled out with.
+        """Take Ray Train's shard of the dataset.
 
         Args:
+            publish: makes a policy the one that an iteration is rolled out with.
+            watch: called every now and then while rollouts are waited for.
             next_policy: as a checkpoint has it.
         """
         self._shard = shard
         self._publish = publish
+        self._watch = watch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._records: Future[pa.Table] | None = None
         self.next_policy = next_policy
@@ -45,6 +55,9 @@ class Rollouts:
     def finish(self) -> pa.Table:
         """Wait for this worker's share of the records that were begun."""
         assert self._records is not None, "begin() comes first"
+        while not self._records.done():
+            concurrent.futures.wait([self._records], timeout=WATCH_INTERVAL_S)
+            self._watch()
         records = self._records.result()
         self._records = None
         return records

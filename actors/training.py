@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
 import ray.train
-from ray.train import CheckpointConfig, DataConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.dataset import rollout_dataset
+from actors.failure import LastingFailureError
 from actors.inputs import RunInputs
 from actors.logs import log_in_actor
+from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
-from pipeline.run_folder import CHECKPOINTS_FOLDER
+from pipeline.failure_report import note_of
 
 if TYPE_CHECKING:
     from actors.crew import Crew
@@ -27,6 +32,10 @@ logger = logging.getLogger(__name__)
 CONTROLLER_POLL_SECONDS = "0.2"
 
 
+# Defects of settings, data or code, as opposed to machines that come and go.
+LASTING_ERRORS = (ValueError, TypeError, AssertionError, LookupError, AttributeError)
+
+
 @dataclass(frozen=True)
 class TrainLoopConfig:
     """What every learner worker is told: the settings, and the actors it talks to."""
@@ -35,21 +44,45 @@ class TrainLoopConfig:
     sample_prompts: list[str]
     store: Any
     journal: Any
+    checkpoints: CheckpointStore
     rollout_fleet: Any
     reward_fleet: Any
 
 
-def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path) -> ray.train.Result:
-    """Run every iteration that `run_directory` has no checkpoint of yet.
+def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path) -> None:
+    """Run every iteration that comes after the newest whole checkpoint of `run_directory`.
+
+    Ray Train replaces a learner worker that dies and takes the run up at its last checkpoint; if Ray Train's own
+    controller dies, another one does the same. What a further attempt would meet again ends the run at once.
 
     Raises:
-        ray.train.TrainingFailedError: a learner worker failed, or a rollout or a reward it asked for.
+        LastingFailureError: a rollout failed, or the learner did, for a reason that lies in settings, data or code.
+        ray.train.TrainingFailedError: learner workers failed more often than `learner.max_restarts`.
+        RayActorError: the controller did.
     """
     # Ray Train would move its workers to another folder, where the configuration's relative paths mean nothing.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
+    for restarts_left in reversed(range(settings.learner.max_restarts + 1)):
+        try:
+            # Ray Train is told of no checkpoint, and what else it keeps of a run is of no use after it.
+            with tempfile.TemporaryDirectory() as scratch:
+                _trainer(settings, inputs, crew, run_directory, scratch).fit()
+            break
+        except RayActorError as error:
+            if not restarts_left:
+                raise
+            logger.warning("Ray Train's controller was lost, and another one takes the run up: %s", error)
+    if failures := ray.get(crew.journal.noted_failures.remote()):
+        raise LastingFailureError(failures[0].reason)
+
+
+def _trainer(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path, scratch: str) -> TorchTrainer:
+    learner = settings.learner
+    fewest, most = min(learner.worker_counts), max(learner.worker_counts)
+    num_workers: Any = (fewest, most) if fewest < most else most
     dataset = rollout_dataset(settings, inputs.batches, crew.rollout_fleet, crew.store, crew.journal)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _train_worker,
         train_loop_config={
             "config": TrainLoopConfig(
@@ -57,37 +90,43 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
                 sample_prompts=inputs.prompts.held_out,
                 store=crew.store,
                 journal=crew.journal,
+                checkpoints=checkpoints_of_run(settings, run_directory),
                 rollout_fleet=crew.rollout_fleet,
                 reward_fleet=crew.reward_fleet,
             )
         },
         # NCCL moves no CPU tensors, and the counts and hashes that workers compare are on the CPU.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if settings.learner.num_gpus else "gloo"),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if learner.num_gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=settings.learner.num_workers,
-            use_gpu=settings.learner.num_gpus > 0,
-            resources_per_worker={"CPU": settings.learner.num_cpus, "GPU": settings.learner.num_gpus},
+            num_workers=num_workers,
+            use_gpu=learner.num_gpus > 0,
+            resources_per_worker={"CPU": learner.num_cpus, "GPU": learner.num_gpus},
         ),
-        run_config=RunConfig(
-            name=CHECKPOINTS_FOLDER,
-            storage_path=str(run_directory.resolve()),
-            checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoint.keep),
-        ),
+        run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=learner.max_restarts)),
         datasets={"train": dataset},
         dataset_config=DataConfig(execution_options=dataset.context.execution_options),
     )
-    return trainer.fit()
 
 
 def _train_worker(loop_config: dict[str, Any]) -> None:
     # Ray Train's controller imports this module too, and needs no networks.
     from actors.learner import train_loop
+    from pipeline.optimiser import NonFiniteGradientError
+    from pipeline.patience import StorageError
+    from pipeline.staleness import StaleRecordsError
+    from pipeline.tracking.base import TrackerError
 
     config: TrainLoopConfig = loop_config["config"]
-    rank = ray.train.get_context().get_world_rank()
-    log_in_actor("learner", f"learner-{rank}", config.journal.log.remote)
+    if ray.get(config.journal.noted_failures.remote()):
+        # Ray Train cannot tell a defect from a lost machine and started this worker anew; the driver will report it.
+        return
+    worker = f"learner-{ray.train.get_context().get_world_rank()}"
+    log_in_actor("learner", worker, config.journal.log.remote)
+    lasting = (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError)
     try:
         train_loop(config)
-    except Exception:
+    except Exception as error:
         logger.exception("the learner failed")
+        if isinstance(error, lasting):
+            ray.get(config.journal.note_failure.remote(note_of(error, f"in {worker}")))
         raise

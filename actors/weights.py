@@ -17,6 +17,10 @@ from actors.cluster import beside_the_driver
 from pipeline.weighting import Normalisation
 
 
+class NothingPublishedError(RuntimeError):
+    """The store holds no weights: the learner has not published yet, or the store was lost and started anew."""
+
+
 class WeightChecksumError(RuntimeError):
     """The weights a worker fetched are not the weights the learner published."""
 
@@ -73,6 +77,8 @@ class WeightStore:
     Run it as an actor by `start_weight_store`. It puts the buffers into the object store itself: an object dies with
     the process that put it, and a learner may be killed at any time.
 
+    A store that dies is started anew and is empty, its buffers gone with it, until the learner publishes again.
+
     A resumed run may publish a lower version than the last one. It is taken as the truth, and newer versions are
     dropped.
     """
@@ -109,10 +115,10 @@ class WeightStore:
         """The newest weights, for the iteration they were published for.
 
         Raises:
-            RuntimeError: nothing was published yet.
+            NothingPublishedError: nothing was published yet.
         """
         if not self._tickets:
-            raise RuntimeError(
+            raise NothingPublishedError(
                 "no weights were published yet; the learner publishes version 0 before the first rollout"
             )
         return self._tickets[max(self._tickets)]
@@ -125,5 +131,6 @@ class WeightStore:
 def start_weight_store(keep: int = 3) -> "ActorHandle[Any]":
     """Start a WeightStore beside the driver, so that no lost worker node takes the weights with it."""
     actor_class: Any = ray.remote(WeightStore)
-    store: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(keep)
+    options = beside_the_driver() | {"max_restarts": -1, "max_task_retries": -1}
+    store: ActorHandle[Any] = actor_class.options(**options).remote(keep)
     return store

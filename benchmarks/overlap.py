@@ -83,7 +83,7 @@ def learn_asleep(loop_config: dict[str, Any]) -> None:
     def policy_of(version: int) -> RolloutPolicy:
         return RolloutPolicy(version, np.full(ADAPTER_PARAMETERS, version, np.float32), None)
 
-    rollouts = Rollouts(ray.train.get_dataset_shard("train"), publish)
+    rollouts = Rollouts(ray.train.get_dataset_shard("train"), publish, watch=lambda: None)
     seconds = []
     for iteration in range(config.iterations):
         started = time.monotonic()
@@ -102,7 +102,7 @@ def learn_asleep(loop_config: dict[str, Any]) -> None:
 def measure(settings: RunSettings, rollout_seconds: float, learn_seconds: float, max_staleness: int) -> list[float]:
     """Seconds of every iteration but the first, which starts processes, and the last, which begins no other."""
     with tempfile.TemporaryDirectory() as folder:
-        store, journal = start_weight_store(), start_journal(Path(folder))
+        store, journal = start_weight_store(), start_journal(Path(folder), settings)
         fleet = start_fleet(
             "rollout",
             SleepingWorker,

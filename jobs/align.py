@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import shlex
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -83,48 +86,88 @@ def run(settings: RunSettings, run_directory: Path) -> None:
         ValueError: a setting or a cluster with which the run cannot succeed.
     """
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
-    from actors.alignment import align
     from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.crew import check_room, cpus_of_all_workers
-    from actors.failure import RunFailedError, note_failure
-    from actors.inputs import inputs_of_run, save_inputs
-    from pipeline.preflight import check_run, own_modules, warn_of_long_prompts
-    from pipeline.progress import ProgressReporter
-    from pipeline.report.writing import write_report
-    from pipeline.reward_roles import reward_line
-    from pipeline.run_description import describe_run
+    from actors.failure import RunFailedError, failure_of, note_failure
+    from pipeline.patience import StorageError
+    from pipeline.preflight import check_run, own_modules
+    from pipeline.stopping import RunStoppedError
 
     truncated = check_run(settings)
     refuse_fleeting_folder(run_directory)
     cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
+    circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv, "truncated_prompts": truncated}
     try:
         check_room(settings)
-        inputs = inputs_of_run(settings, run_directory)
-        if settings.prompts.columns:
-            prompts = [*inputs.prompts.train, *inputs.prompts.held_out]
-            truncated = warn_of_long_prompts(settings.model.path, prompts)
-        circumstances = {
-            "cluster": dataclasses.asdict(cluster),
-            "command": sys.argv,
-            "truncated_prompts": truncated,
-        }
-        describe_run(settings, run_directory, circumstances)
-        save_inputs(inputs, settings, run_directory)
-        print(f"{settings.name}: Ray {cluster.mode}, results in {run_directory}", flush=True)
-        if len(settings.rewards) > 1:
-            print(reward_line(settings), flush=True)
-        reporter = ProgressReporter(settings.iterations, budget_seconds=settings.budget_seconds)
-        summary = align(settings, inputs, run_directory, reporter)
-        print_summary(summary, run_directory, write_report([run_directory], run_directory))
-    except RunFailedError as error:
-        details = note_failure(error, run_directory)
+        carry_out(settings, run_directory, circumstances)
+    except RunStoppedError as stopped:
+        tell(f"{stopped}; continue with: {resume_command(run_directory)}")
+        sys.exit(stopped.exit_code)
+    except (RunFailedError, StorageError) as error:
+        failure = failure_of(error)
+        details = note_failure(failure, run_directory)
         sys.exit(
-            f"error: {error.report}\n"
+            f"error: {failure.report}\n"
             f"All that was done is kept; when the cause is gone, continue with --resume {run_directory}\n"
             f"Details: {details}, {run_directory / LOG_FILE}; logs of every process: {cluster.log_directory}"
         )
     finally:
         disconnect(cluster)
+
+
+def carry_out(settings: RunSettings, run_directory: Path, circumstances: dict[str, Any]) -> None:
+    """Describe the run in its folder, align, and report.
+
+    Args:
+        circumstances: what environment.json says beside versions and hardware.
+
+    Raises:
+        RunFailedError, RunStoppedError, StorageError: it ended early.
+        ValueError: prompts, pairs of images or checkpoints that cannot be read.
+    """
+    from actors.alignment import align
+    from actors.inputs import inputs_of_run, save_inputs
+    from pipeline.patience import Patience
+    from pipeline.preflight import warn_of_long_prompts
+    from pipeline.progress import ProgressReporter
+    from pipeline.report.writing import write_report
+    from pipeline.reward_roles import reward_line
+    from pipeline.run_description import describe_run
+    from pipeline.stopping import StopRequest, work_until_stopped
+
+    inputs = inputs_of_run(settings, run_directory)
+    if settings.prompts.columns:
+        prompts = [*inputs.prompts.train, *inputs.prompts.held_out]
+        circumstances = circumstances | {"truncated_prompts": warn_of_long_prompts(settings.model.path, prompts)}
+    patience = Patience(settings.checkpoint.retry_seconds)
+
+    def describe() -> None:
+        describe_run(settings, run_directory, circumstances)
+        save_inputs(inputs, settings, run_directory)
+
+    patience.keep_trying(f"write into {run_directory}", describe)
+    print(f"{settings.name}: Ray {circumstances['cluster']['mode']}, results in {run_directory}", flush=True)
+    if len(settings.rewards) > 1:
+        print(reward_line(settings), flush=True)
+    reporter = ProgressReporter(settings.iterations, budget_seconds=settings.budget_seconds)
+
+    def align_and_report(stop: StopRequest) -> tuple[dict, Path]:
+        summary = align(settings, inputs, run_directory, reporter, stop)
+        write = partial(write_report, [run_directory], run_directory)
+        return summary, patience.keep_trying(f"write the report into {run_directory}", write)
+
+    summary, report = work_until_stopped(align_and_report, settings.checkpoint.grace_seconds, tell)
+    print_summary(summary, run_directory, report)
+
+
+def resume_command(run_directory: Path) -> str:
+    """What takes a run up again."""
+    return f"python jobs/align.py --resume {shlex.quote(str(run_directory))}"
+
+
+def tell(text: str) -> None:
+    """Print a line that is not lost when the process is killed next."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_summary(summary: dict, run_directory: Path, report: Path) -> None:

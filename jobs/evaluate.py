@@ -107,6 +107,7 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
     from pipeline.preflight import own_modules_of
     from pipeline.report.writing import write_evaluation_report
     from pipeline.run_folder import write_json
+    from pipeline.secrets import redact_values
 
     truncated = check_evaluation(settings)
     refuse_fleeting_folder(output)
@@ -120,7 +121,7 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
             "truncated_prompts": truncated,
         }
         evaluate_adapters(settings, output, lambda line: print(line, flush=True))
-        write_json(output / "environment.json", environment)
+        write_json(output / "environment.json", redact_values(environment))
         print(f"report in {write_evaluation_report(output, output)}")
         print((output / "evaluation.md").read_text(encoding="utf-8"), end="")
     except RunFailedError as error:

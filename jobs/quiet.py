@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.secrets import redact
+
 SETTINGS = {
     # transformers names, at import, every image processor that would rather have torchvision; nothing here uses one.
     "TRANSFORMERS_VERBOSITY": "error",
@@ -36,7 +38,7 @@ def be_quiet() -> None:
 
 @contextmanager
 def one_readable_message() -> Iterator[None]:
-    """End the process with the message of a fault of the user's, a ValueError, instead of a stack."""
+    """End the process with the message of a fault of the user's, a ValueError, without a stack and without secrets."""
     terminal = logging.StreamHandler()
     # What a run says of itself goes to its folder from a lower level on.
     terminal.setLevel(logging.WARNING)
@@ -44,4 +46,4 @@ def one_readable_message() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {redact(str(error))}")

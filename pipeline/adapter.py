@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
 
 from pipeline.policy import ADAPTER_NAME, Policy
 from pipeline.training_record import TRAINING_FILE, TrainingRecord
@@ -45,18 +46,24 @@ def export_adapter(policy: Policy, directory: Path, model_card: str, record: Tra
 
     The directory holds pytorch_lora_weights.safetensors, with rank and alpha in its metadata, README.md with
     `model_card`, and training.json, which tells an evaluation what was trained on. It appears whole or not at all.
+
+    Raises:
+        OSError: the disk refuses.
     """
     temporary = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     # Names stay peft's. diffusers has its own (to_q.lora.down) for attention alone, and its loader, which judges a file
     # by its first name, silently drops the attention layers of a file that mixes both.
     weights = get_peft_model_state_dict(policy.unet, adapter_name=ADAPTER_NAME)
-    StableDiffusionPipeline.save_lora_weights(
-        temporary,
-        unet_lora_layers={name: value.detach().cpu() for name, value in weights.items()},
-        safe_serialization=True,
-        unet_lora_adapter_metadata=policy.unet.peft_config[ADAPTER_NAME].to_dict(),
-    )
+    try:
+        StableDiffusionPipeline.save_lora_weights(
+            temporary,
+            unet_lora_layers={name: value.detach().cpu() for name, value in weights.items()},
+            safe_serialization=True,
+            unet_lora_adapter_metadata=policy.unet.peft_config[ADAPTER_NAME].to_dict(),
+        )
+    except SafetensorError as error:
+        raise OSError(f"{temporary}: {error}") from error
     (temporary / "README.md").write_text(model_card, encoding="utf-8")
     (temporary / TRAINING_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)

@@ -10,6 +10,12 @@ from pipeline.policy import adapter_config
 
 FLOAT32_BYTES = 4
 
+# Of a trajectory that is being scored: two candidates, and a gradient of each.
+LATENTS_BEING_SCORED = 4
+
+# Versions of the adapter that the weight store holds.
+ADAPTER_VERSIONS = 3
+
 
 @dataclass(frozen=True)
 class RunArithmetic:
@@ -26,6 +32,7 @@ class RunArithmetic:
     learning_rate: float
     adapter_parameters: int
     object_store_bytes_per_iteration: int
+    object_store_bytes_at_once: int
     total_trajectories: int
     total_optimiser_steps: int
 
@@ -37,6 +44,10 @@ def run_arithmetic(settings: RunSettings) -> RunArithmetic:
     steps = settings.learner.inner_epochs * records // settings.learner.minibatch_size
     latent, adapter = _latent_and_adapter_sizes(settings)
     # A gradient travels back for each latent that was sent to be differentiated.
+    rollout = settings.rollout
+    being_scored = rollout.max_workers * rollout.batches_in_flight * rollout.batch_size
+    # The learner takes an iteration's records when the last of them is made.
+    resting_latents = trajectories * work.record_latents + min(being_scored, trajectories) * LATENTS_BEING_SCORED
     travelling_latents = trajectories * (work.record_latents + work.decoded_images + work.gradient_decodes)
     return RunArithmetic(
         trajectories_per_iteration=trajectories,
@@ -50,6 +61,7 @@ def run_arithmetic(settings: RunSettings) -> RunArithmetic:
         learning_rate=settings.learning_rate,
         adapter_parameters=adapter,
         object_store_bytes_per_iteration=round(FLOAT32_BYTES * (travelling_latents * latent + adapter)),
+        object_store_bytes_at_once=round(FLOAT32_BYTES * (resting_latents * latent + ADAPTER_VERSIONS * adapter)),
         total_trajectories=trajectories * settings.iterations,
         total_optimiser_steps=steps * settings.iterations,
     )

@@ -1,12 +1,16 @@
-"""A checkpoint directory: tensors as safetensors, everything else as JSON; no pickles."""
+"""What a checkpoint holds: tensors as safetensors, everything else as JSON; no pickles.
+
+It is packed into the bytes of its files, so that what `pipeline/checkpoint_store.py` writes to a disk or to object
+storage, sums up and checks is what was in memory.
+"""
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
+from pipeline.checkpoint_store import Files
 from pipeline.learning import Learner
 from pipeline.policy import Policy
 
@@ -30,40 +34,40 @@ class Position:
     seconds: float = 0.0
 
 
-def save_checkpoint(learner: Learner, position: Position, directory: Path) -> None:
-    """Write everything a resumed run needs into an existing directory.
+def pack_checkpoint(learner: Learner, position: Position) -> Files:
+    """Everything that a resumed run needs, as files.
 
     That is the adapter, the optimiser, the rewards' statistics, torch's random state, the method's state, the position.
     """
     tensors = learner.optimiser.state() | learner.normaliser.state() | {"torch_rng": torch.get_rng_state()}
-    save_file(tensors, directory / TENSORS_FILE)
-    (directory / POSITION_FILE).write_text(json.dumps(asdict(position)), encoding="utf-8")
-    (directory / METHOD_FILE).write_text(json.dumps(learner.method.state()), encoding="utf-8")
+    return {
+        TENSORS_FILE: save(tensors),
+        POSITION_FILE: json.dumps(asdict(position)).encode(),
+        METHOD_FILE: json.dumps(learner.method.state()).encode(),
+    }
 
 
-def load_checkpoint(learner: Learner, directory: Path) -> Position:
-    """Take `learner` back to where the checkpoint was written, to the last bit.
+def unpack_checkpoint(learner: Learner, files: Files) -> Position:
+    """Take `learner` back to where the checkpoint was packed, to the last bit.
 
     Raises:
         ValueError: the checkpoint is of another adapter.
     """
-    tensors = load_file(directory / TENSORS_FILE)
+    tensors = load(files[TENSORS_FILE])
     found = {name: tuple(value.shape) for name, value in tensors.items() if name.startswith("adapter.")}
     wanted = {f"adapter.{name}": tuple(value.shape) for name, value in learner.optimiser.parameters.items()}
     if found != wanted:
-        raise ValueError(
-            f"the checkpoint {directory} holds another adapter; resume with the configuration that wrote it"
-        )
+        raise ValueError("the checkpoint holds another adapter; resume with the configuration that wrote it")
     torch.set_rng_state(tensors.pop("torch_rng"))
     learner.normaliser.load_state(tensors)
     learner.optimiser.load_state(tensors)
-    learner.method.load_state(json.loads((directory / METHOD_FILE).read_text(encoding="utf-8")))
-    return Position(**json.loads((directory / POSITION_FILE).read_text(encoding="utf-8")))
+    learner.method.load_state(json.loads(files[METHOD_FILE]))
+    return Position(**json.loads(files[POSITION_FILE]))
 
 
-def load_average(policy: Policy, directory: Path) -> None:
+def load_average(policy: Policy, files: Files) -> None:
     """Set `policy`'s adapter to the moving average that a checkpoint of a run with `learner.ema_decay` holds."""
-    tensors = load_file(directory / TENSORS_FILE)
+    tensors = load(files[TENSORS_FILE])
     with torch.no_grad():
         for name, value in policy.adapter_parameters().items():
             value.copy_(tensors[f"average.{name}"])

@@ -114,6 +114,9 @@ class PoolSettings(Settings):
     """GPUs reserved by each actor; a fraction shares one."""
     threads: PositiveInt = 1
     """Threads of torch in each actor; results on the CPU are equal to the last bit only for equal thread counts."""
+    timeout_seconds: PositiveFloat = 3600.0
+    """An actor that takes longer over one call, such as a batch, is taken for hung: it is killed and replaced, and the
+    call made again."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "PoolSettings":
@@ -143,6 +146,8 @@ class RewardPoolSettings(PoolSettings):
 
     decode_chunk: PositiveInt = 8
     """Latents decoded and scored at once; bounds the memory of the decoder."""
+    timeout_seconds: PositiveFloat = 1800.0
+    """As for rollout workers, whose batches contain such calls and need longer time-outs."""
 
 
 class LearnerSettings(Settings):
@@ -150,6 +155,12 @@ class LearnerSettings(Settings):
 
     num_workers: PositiveInt = 1
     """Ray Train workers; gradients do not depend on how many there are."""
+    min_workers: PositiveInt | None = None
+    """Fewest workers to go on with: the learner shrinks when a node is lost and grows back to num_workers when there is
+    room. By default it waits for all of them."""
+    max_restarts: NonNegativeInt = 3
+    """How often lost workers are replaced, and the run taken up at its last checkpoint, before the run ends. Spot nodes
+    that are taken back do not count."""
     num_cpus: NonNegativeFloat = 1.0
     """CPUs reserved by each worker."""
     num_gpus: NonNegativeFloat = 0.0
@@ -179,6 +190,19 @@ class LearnerSettings(Settings):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the adapter, exported beside the raw one; none by default."""
 
+    @property
+    def worker_counts(self) -> range:
+        """The numbers of workers that the learner may have while a run goes on."""
+        return range(self.min_workers or self.num_workers, self.num_workers + 1)
+
+    @model_validator(mode="after")
+    def _elastic_range(self) -> "LearnerSettings":
+        if not self.worker_counts:
+            raise ValueError(
+                f"min_workers={self.min_workers} is above num_workers={self.num_workers}; raise num_workers"
+            )
+        return self
+
 
 class CheckpointSettings(Settings):
     """When a run can be taken up again."""
@@ -187,6 +211,11 @@ class CheckpointSettings(Settings):
     """Iterations between checkpoints; the last iteration always has one."""
     keep: PositiveInt = 2
     """Checkpoints kept."""
+    retry_seconds: NonNegativeFloat = 300.0
+    """How long a write to the run folder that fails is tried again, with pauses that double, before the run stops."""
+    grace_seconds: NonNegativeFloat = 60.0
+    """How long a run that SIGTERM or Ctrl-C stops may take to end its iteration with a checkpoint, before it gives the
+    iteration up."""
 
 
 class RecordSettings(Settings):
@@ -297,6 +326,16 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _a_hung_reward_actor_is_noticed_first(self) -> "RunSettings":
+        if self.rollout.timeout_seconds <= self.reward_actors.timeout_seconds:
+            raise ValueError(
+                f"rollout.timeout_seconds={self.rollout.timeout_seconds:g} is not above reward_actors.timeout_seconds="
+                f"{self.reward_actors.timeout_seconds:g}: when a reward actor hangs, the rollout worker that waits for "
+                "it would be killed first; raise the one or lower the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batches_divide(self) -> "RunSettings":
         trajectories, batch = self.rollout.trajectories, self.rollout.batch_size
         if trajectories % batch:
@@ -310,12 +349,13 @@ class RunSettings(Settings):
                 f"rollout.batch_size={batch} is no multiple of {together}, the trajectories that method "
                 f"{self.method.name!r} compares; {batch + together - batch % together} is"
             )
-        records, workers = self.records_per_iteration, self.learner.num_workers
-        if records % workers:
-            raise ValueError(
-                f"an iteration makes {records} records ({self._records_in_words}), which learner.num_workers="
-                f"{workers} does not divide; change one of them"
-            )
+        records = self.records_per_iteration
+        for workers in self.learner.worker_counts:
+            if records % workers:
+                raise ValueError(
+                    f"an iteration makes {records} records ({self._records_in_words}), which {workers} workers of "
+                    f"learner.num_workers={self.learner.num_workers} cannot share equally; change one of them"
+                )
         if records % self.learner.minibatch_size:
             raise ValueError(
                 f"an iteration makes {records} records ({self._records_in_words}), which "

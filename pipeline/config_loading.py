@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config import REWARD_TAGS, RunSettings
 from pipeline.config_files import read_config
 from pipeline.prompt_settings import PROMPT_TAGS
+from pipeline.secrets import refuse_secrets
 from pipeline.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -20,7 +21,8 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
     """Read a YAML file and what it extends, apply overrides such as "rollout.batch_size=8", and check the result.
 
     Raises:
-        ValueError: a missing or malformed file, an unknown key (with the nearest known one), or a value out of range.
+        ValueError: a missing or malformed file, an unknown key (with the nearest known one), a value out of range, or
+            one that holds a secret.
     """
     return parse_settings(read_values(path, overrides))
 
@@ -53,10 +55,12 @@ def parse_as(model: type[Model], values: dict[str, Any]) -> Model:
         ValueError: as `parse_settings`.
     """
     try:
-        return model.model_validate(values)
+        settings = model.model_validate(values)
     except ValidationError as error:
         faults = [_explain(fault, model) for fault in error.errors()]
         raise ValueError("\n".join(faults)) from None
+    refuse_secrets(settings)
+    return settings
 
 
 def dump_settings(settings: Settings) -> str:

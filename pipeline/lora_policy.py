@@ -78,7 +78,7 @@ def check_lora_fits(lora: LoraFile, model_path: str) -> None:
         ValueError: which weight does not fit, or how many are for layers that are not there.
     """
     unet_config = UNet2DConditionModel.load_config(model_path, subfolder="unet")
-    text_config = AutoConfig.from_pretrained(model_path, subfolder="text_encoder")
+    text_config = AutoConfig.from_pretrained(model_path, subfolder="text_encoder", trust_remote_code=False)
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(unet_config)
         text_encoder = CLIPTextModel(text_config)

@@ -1,11 +1,10 @@
 """The policy that an iteration's rollouts are made with; a checkpoint keeps it where it is older than the learner's."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from pipeline.adapter import flatten_adapter
 from pipeline.learning import Learner
@@ -33,8 +32,8 @@ class RolloutPolicy:
         """The learner's policy as it is now, and how it sums rewards now."""
         return cls(version, flatten_adapter(learner.policy), learner.normaliser.current)
 
-    def save(self, directory: Path) -> None:
-        """Write it into a checkpoint's directory."""
+    def to_bytes(self) -> bytes:
+        """The content of its file in a checkpoint."""
         arrays = {"version": np.array(self.version), "adapter": self.adapter}
         if self.normalisation is not None:
             terms = {
@@ -43,12 +42,12 @@ class RolloutPolicy:
                 "scales": self.normalisation.scales,
             }
             arrays |= {name: np.array(values, dtype=np.float64) for name, values in terms.items()}
-        save_file(arrays, directory / ROLLOUT_POLICY_FILE)
+        return save(arrays)
 
     @classmethod
-    def load(cls, directory: Path) -> "RolloutPolicy":
-        """Read what `save` wrote."""
-        arrays = load_file(directory / ROLLOUT_POLICY_FILE)
+    def from_bytes(cls, content: bytes) -> "RolloutPolicy":
+        """Read what `to_bytes` made."""
+        arrays = load(content)
         normalisation = None
         if "weights" in arrays:
             weights, centres, scales = (tuple(arrays[name].tolist()) for name in ("weights", "centres", "scales"))

@@ -50,19 +50,32 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         """Open an existing file to append to, or prepare a new one."""
         self.path = path
+        self._whole_bytes: int | None = None
 
     def keep_before(self, iteration: int) -> list[dict[str, Any]]:
         """Drop what a killed run wrote at or after `iteration`, half a line included; return what stays."""
         kept = [metrics for metrics in self.read() if metrics["iteration"] < iteration]
         write_text(self.path, "".join(_to_line(metrics) for metrics in kept))
+        self._whole_bytes = None
         return kept
 
     def append(self, metrics: dict[str, Any]) -> None:
-        """Add one iteration; it is on the disk when this returns."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_to_line(metrics))
+        """Add one iteration; it is on the disk when this returns.
+
+        Raises:
+            OSError: it is not, or not as a whole; the next call writes over what is there of it.
+        """
+        line = _to_line(metrics).encode()
+        with self.path.open("ab") as file:
+            if self._whole_bytes is None:
+                self._whole_bytes = file.tell()
+            if file.tell() < self._whole_bytes:
+                raise OSError(f"{self.path} is shorter than what was written to it")
+            file.truncate(self._whole_bytes)
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        self._whole_bytes += len(line)
 
     def read(self) -> list[dict[str, Any]]:
         """All whole lines."""

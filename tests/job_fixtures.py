@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import pytest
-from job_runs import FinishedJob, run_align, write_run_config
+from job_runs import PLANTED_SECRETS, FinishedJob, run_align, write_run_config
 
 
 @pytest.fixture(scope="session")
 def undisturbed_run(
     miniature_model: Path, miniature_clip: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[FinishedJob, Path]:
-    """A run that nothing happened to: what it printed, and its folder."""
+    """A run that nothing happened to, with secrets in its environment: what it printed, and its folder."""
     directory = tmp_path_factory.mktemp("undisturbed")
-    job = run_align("--config", write_run_config(directory, miniature_model, miniature_clip))
+    config = write_run_config(directory, miniature_model, miniature_clip)
+    job = run_align("--config", config, variables=PLANTED_SECRETS)
     assert job.exit_code == 0, job.stderr
     return job, directory / "guided"

@@ -32,6 +32,9 @@ def test_a_run_of_the_papers_setting(miniature_model: Path) -> None:
     # A record holds 4 latents; a trajectory sends 16 latents to be scored, and 5 more that come back as gradients.
     latents = 4 * 500 + 100 * (16 + 2 * 5)
     assert plan.object_store_bytes_per_iteration == 4 * (latents * 4 * 8 * 8 + plan.adapter_parameters)
+    # At once: all records, two batches of two with two candidates and their gradients, three adapters.
+    latents = 4 * 500 + 2 * 2 * 4
+    assert plan.object_store_bytes_at_once == 4 * (latents * 4 * 8 * 8 + 3 * plan.adapter_parameters)
 
 
 def test_guidance_is_what_its_extra_work_is_counted_for(miniature_model: Path) -> None:

@@ -3,23 +3,19 @@
 import itertools
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-import ray._private.services
+import ray
+from autoscaling import autoscaling_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.capacity import Growth, WorkerRequest, check_capacity, find_growth, fits
+from actors.capacity import Growth, WorkerRequest, check_capacity, check_object_store, find_growth, fits
 from actors.cluster import ClusterInfo, connect, disconnect, refuse_fleeting_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -93,6 +89,17 @@ def test_a_fixed_cluster_refuses_what_it_can_never_hold(ray_session: ClusterInfo
     assert find_growth(1) == Growth(autoscales=False)
 
 
+def test_an_object_store_that_an_iteration_fills_is_refused_with_the_number_to_set(ray_session: ClusterInfo):
+    store = int(ray_session.resources["object_store_memory"])
+    check_object_store(store, trajectories=64)
+    message = (
+        rf"keeps {4 * store} bytes in Ray's object store at once, and this cluster's holds {store}; lower "
+        rf"rollout.trajectories from 64 to 16, or start Ray with `ray start --head --object-store-memory={4 * store}`"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_object_store(4 * store, trajectories=64)
+
+
 def test_connecting_twice_changes_nothing(ray_session: ClusterInfo):
     assert ray_session.resources["CPU"] >= 8
     assert Path(ray_session.log_directory).is_dir()
@@ -104,78 +111,11 @@ def test_connecting_twice_changes_nothing(ray_session: ClusterInfo):
     json.dumps(asdict(ray_session))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
-def autoscaling_configuration(address: str, head_node_id: str) -> dict[str, Any]:
-    """One head of 1 CPU, and up to three nodes of 4 CPUs, started by Ray's own fake cloud on demand."""
-    provider = {
-        "type": "external",
-        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-        "use_node_id_as_ip": True,
-        "disable_node_updaters": True,
-        "disable_launch_config_check": True,
-        "gcs_address": address,
-        "launch_multiple": True,
-        "head_node_id": head_node_id,
-    }
-    node_types = {
-        "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-        "worker": {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 3},
-    }
-    commands = ["", "head_", "worker_"]
-    return {
-        "cluster_name": "fake",
-        "max_workers": 3,
-        "upscaling_speed": 1.0,
-        "idle_timeout_minutes": 1,
-        "provider": provider,
-        "available_node_types": node_types,
-        "head_node_type": "head",
-        "auth": {},
-        "docker": {},
-        "initialization_commands": [],
-        **{f"{who}setup_commands": [] for who in commands},
-        **{f"{who}start_ray_commands": [] for who in commands[1:]},
-        "file_mounts": {},
-        "cluster_synced_files": [],
-        "file_mounts_sync_continuously": False,
-        "rsync_exclude": [],
-        "rsync_filter": [],
-    }
-
-
 @pytest.fixture(params=["v1", "v2"])
 def autoscaling_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
     """Address of the head of a real autoscaling cluster on this machine, run by the autoscaler of that version."""
-    directory = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie below it
-    address = f"{ray._private.services.get_node_ip_address()}:{free_port()}"
-    head_node_id = "f" * 51 + "00000"
-    environment = os.environ | {
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_AUTH_MODE": "disabled",
-    }
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-    if request.param == "v2":
-        environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": head_node_id}
-        environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = head_node_id
-    configuration = directory / "autoscaling.json"
-    configuration.write_text(json.dumps(autoscaling_configuration(address, head_node_id)))
-    command = ["ray", "start", "--head", "--block", f"--port={address.split(':')[1]}", f"--temp-dir={directory}"]
-    command += ["--num-cpus=1", "--include-dashboard=false", f"--autoscaling-config={configuration}"]
-    with (directory / "log").open("w") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    with autoscaling_head(request.param, worker={"CPU": 4}, max_workers=3) as address:
         yield address
-        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-        head.terminate()
-        _, survivors = psutil.wait_procs(family, timeout=5)
-        for process in survivors:  # Ray's agents outlive a head that is terminated
-            process.kill()
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 ASK_THE_CLUSTER = """

@@ -18,8 +18,8 @@ from pipeline.checkpoint import (
     TENSORS_FILE,
     Position,
     load_average,
-    load_checkpoint,
-    save_checkpoint,
+    pack_checkpoint,
+    unpack_checkpoint,
 )
 from pipeline.config import RunSettings
 from pipeline.learning import Learner
@@ -46,17 +46,15 @@ def make_learner(run_settings: RunSettings) -> Learner:
     return Learner(make_policy(run_settings), run_settings)
 
 
-def test_an_interrupted_learner_ends_as_an_uninterrupted_one(
-    run_settings: RunSettings, table: pa.Table, tmp_path: Path
-) -> None:
+def test_an_interrupted_learner_ends_as_an_uninterrupted_one(run_settings: RunSettings, table: pa.Table) -> None:
     whole, first_half, second_half = (make_learner(run_settings) for _ in range(3))
     for iteration in range(4):
         whole.learn(table, iteration)
     for iteration in range(2):
         first_half.learn(table, iteration)
-    save_checkpoint(first_half, Position(2, 2), tmp_path)
+    files = pack_checkpoint(first_half, Position(2, 2))
     second_half.learn(table, 9)  # a past of its own, to be forgotten
-    assert load_checkpoint(second_half, tmp_path) == Position(next_iteration=2, policy_version=2)
+    assert unpack_checkpoint(second_half, files) == Position(next_iteration=2, policy_version=2)
     for iteration in range(2, 4):
         metrics = second_half.learn(table, iteration)
     assert metrics["optimiser_steps"] == whole.optimiser.steps_taken
@@ -66,41 +64,38 @@ def test_an_interrupted_learner_ends_as_an_uninterrupted_one(
     assert np.array_equal(flatten_adapter(whole.policy), flatten_adapter(second_half.policy))
 
 
-def test_a_learner_can_be_taken_back_to_its_start(run_settings: RunSettings, table: pa.Table, tmp_path: Path) -> None:
+def test_a_learner_can_be_taken_back_to_its_start(run_settings: RunSettings, table: pa.Table) -> None:
     learner, fresh = make_learner(run_settings), make_learner(run_settings)
-    save_checkpoint(learner, Position(0, 0), tmp_path)
+    files = pack_checkpoint(learner, Position(0, 0))
     learner.learn(table, 0)
-    load_checkpoint(learner, tmp_path)
+    unpack_checkpoint(learner, files)
     learner.learn(table, 1)
     fresh.learn(table, 1)
     assert np.array_equal(flatten_adapter(learner.policy), flatten_adapter(fresh.policy))
 
 
-def test_torchs_random_numbers_continue(run_settings: RunSettings, tmp_path: Path) -> None:
+def test_torchs_random_numbers_continue(run_settings: RunSettings) -> None:
     learner = make_learner(run_settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
-        save_checkpoint(learner, Position(1, 1), tmp_path)
+        files = pack_checkpoint(learner, Position(1, 1))
         expected = torch.rand(3)
         torch.manual_seed(12)
-        load_checkpoint(learner, tmp_path)
+        unpack_checkpoint(learner, files)
         assert torch.equal(torch.rand(3), expected)
 
 
-def test_no_pickle_is_in_it(run_settings: RunSettings, tmp_path: Path) -> None:
-    save_checkpoint(make_learner(run_settings), Position(1, 1), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {TENSORS_FILE, POSITION_FILE, METHOD_FILE}
+def test_no_pickle_is_in_it(run_settings: RunSettings) -> None:
+    files = pack_checkpoint(make_learner(run_settings), Position(1, 1))
+    assert set(files) == {TENSORS_FILE, POSITION_FILE, METHOD_FILE}
     assert TENSORS_FILE.endswith(".safetensors")
-    assert (tmp_path / POSITION_FILE).read_text() == '{"next_iteration": 1, "policy_version": 1, "seconds": 0.0}'
+    assert files[POSITION_FILE] == b'{"next_iteration": 1, "policy_version": 1, "seconds": 0.0}'
 
 
-def test_the_average_can_be_put_in_the_adapters_place(
-    run_settings: RunSettings, table: pa.Table, tmp_path: Path
-) -> None:
+def test_the_average_can_be_put_in_the_adapters_place(run_settings: RunSettings, table: pa.Table) -> None:
     learner, policy = make_learner(run_settings), make_policy(run_settings)
     learner.learn(table, 0)
-    save_checkpoint(learner, Position(1, 1), tmp_path)
-    load_average(policy, tmp_path)
+    load_average(policy, pack_checkpoint(learner, Position(1, 1)))
     assert learner.optimiser.average is not None
     for name, value in policy.adapter_parameters().items():
         assert torch.equal(value, learner.optimiser.average[name])
@@ -109,11 +104,11 @@ def test_the_average_can_be_put_in_the_adapters_place(
 
 @pytest.mark.parametrize("lora", [{"rank": 2}, {"target_modules": ["to_q"]}])
 def test_a_checkpoint_of_another_adapter_is_refused(
-    run_settings: RunSettings, miniature_model: Path, tmp_path: Path, lora: dict[str, object]
+    run_settings: RunSettings, miniature_model: Path, lora: dict[str, object]
 ) -> None:
-    save_checkpoint(make_learner(run_settings), Position(1, 1), tmp_path)
+    files = pack_checkpoint(make_learner(run_settings), Position(1, 1))
     other = make_learner(miniature_settings(miniature_model, lora=lora))
     before = flatten_adapter(other.policy)
     with pytest.raises(ValueError, match="holds another adapter; resume with the configuration that wrote it"):
-        load_checkpoint(other, tmp_path)
+        unpack_checkpoint(other, files)
     assert np.array_equal(flatten_adapter(other.policy), before)

@@ -1,4 +1,4 @@
-"""cluster.yaml: Ray's own validation, what Ray lets through, and which nodes the documented command starts."""
+"""Clusters for `ray up`: Ray's own validation, what Ray lets through, and which nodes the documented commands start."""
 
 import json
 import re
@@ -10,20 +10,35 @@ from typing import Any
 import jsonschema
 import pytest
 import ray.autoscaler
-import yaml
-from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
+from cluster_files import (
+    AWS,
+    GCP,
+    RAYJOB,
+    ROOT,
+    Config,
+    as_cluster,
+    demands_of,
+    documented_command,
+    nodes_at_maximum,
+    nodes_started_for,
+    pinned_ray,
+    read_cluster,
+    read_rayjob,
+    settings_of_command,
+)
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from actors.capacity import WorkerRequest, fits
+from actors.crew import most_worker_requests
 from pipeline.config_loading import load_settings
 
-ROOT = Path(__file__).resolve().parents[1]
-Config = dict[str, Any]
+# Ray Data's tasks and Ray Train's controller run beside the workers.
+CPUS_OF_THE_PLAN = WorkerRequest("plan", 2, {"CPU": 1})
 
 
-@pytest.fixture
-def config() -> Config:
-    # Anchors make node types share objects; the way through JSON gives each its own, so that a test can change one.
-    return json.loads(json.dumps(yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))))
+@pytest.fixture(params=[AWS, GCP])
+def config(request: pytest.FixtureRequest) -> Config:
+    return read_cluster(request.param)
 
 
 def resource_faults(config: Config) -> list[str]:
@@ -51,24 +66,35 @@ def command_faults(config: Config) -> list[str]:
         faults.append("workers do not join the head")
     if not any("-c constraints.txt" in command for command in config["setup_commands"]):
         faults.append("nodes without the pinned versions")
-    version = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    assert version is not None
     for key in ("head_image", "worker_image"):
-        if not config["docker"].get(key, "").startswith(f"rayproject/ray:{version[1]}-py3"):
-            faults.append(f"{key} is not of Ray {version[1]}")
+        if not config["docker"].get(key, "").startswith(f"rayproject/ray:{pinned_ray()}-py3"):
+            faults.append(f"{key} is not of Ray {pinned_ray()}")
     return faults
 
 
 def exposure_faults(config: Config) -> list[str]:
     """Ways in from outside."""
-    nodes = config["available_node_types"].items()
-    faults = [f"{name}: Ray would open SSH" for name, node in nodes if not node["node_config"].get("SecurityGroupIds")]
-    if "security_group" in config["provider"]:
-        faults.append("inbound rules beside the security group")
+    faults = network_faults(config)
     if not any("--dashboard-host=127.0.0.1" in command for command in config["head_start_ray_commands"]):
         faults.append("dashboard not on the loopback address")
     if "--env RAY_AUTH_MODE=token" not in config["docker"]["run_options"]:
         faults.append("no token asked for")
+    return faults
+
+
+def network_faults(config: Config) -> list[str]:
+    """Networks that are left to Ray, which opens SSH to the world on AWS and takes Google's default network on GCP."""
+    nodes = {name: node["node_config"] for name, node in config["available_node_types"].items()}
+    if config["provider"]["type"] == "aws":
+        faults = [f"{name}: network left to Ray" for name, node in nodes.items() if not node.get("SecurityGroupIds")]
+        return [*faults, "inbound rules beside the group"] if "security_group" in config["provider"] else faults
+    faults = []
+    for name, node in nodes.items():
+        interfaces = node.get("networkInterfaces", [{}])
+        if not node.get("tags") or not all(interface.get("subnetwork") for interface in interfaces):
+            faults.append(f"{name}: network left to Ray")
+        if name != config["head_node_type"] and any("accessConfigs" in interface for interface in interfaces):
+            faults.append(f"{name}: a public address")
     return faults
 
 
@@ -130,8 +156,7 @@ ROLLOUT = ("available_node_types", "rollout")
         (partial(put, ["ray stop"], "worker_start_ray_commands"), "workers do not join the head"),
         (partial(put, ["pip install ray"], "setup_commands"), "nodes without the pinned versions"),
         (partial(put, "rayproject/ray:1.0.0-py311-cpu", "docker", "head_image"), "head_image is not of Ray"),
-        (partial(put, {}, *ROLLOUT, "node_config"), "rollout: Ray would open SSH"),
-        (partial(put, {"GroupName": "open"}, "provider", "security_group"), "inbound rules"),
+        (partial(put, {}, *ROLLOUT, "node_config"), "rollout: network left to Ray"),
         (partial(put, ["ray start --dashboard-host=0.0.0.0"], "head_start_ray_commands"), "dashboard not on"),
         (partial(put, [], "docker", "run_options"), "no token asked for"),
     ],
@@ -141,7 +166,28 @@ def test_each_fault_is_found(config: Config, damage: Callable[..., None], fault:
     assert any(found.startswith(fault) for found in find_faults(config))
 
 
-def test_mounted_file_system_is_in_the_cluster_region(config: Config) -> None:
+def test_ways_in_that_one_cloud_knows_are_found() -> None:
+    config = read_cluster(AWS)
+    put({"GroupName": "open"}, "provider", "security_group", config=config)
+    assert find_faults(config) == ["inbound rules beside the group"]
+    config = read_cluster(GCP)
+    types = config["available_node_types"]
+    interfaces = types["head"]["node_config"]["networkInterfaces"]
+    put(interfaces, *ROLLOUT, "node_config", "networkInterfaces", config=config)
+    assert find_faults(config) == ["rollout: a public address"]
+
+
+def test_only_what_a_run_can_lose_is_on_spot_machines() -> None:
+    on_aws, on_gcp = (read_cluster(name)["available_node_types"] for name in (AWS, GCP))
+    spot = {"head": False, "learner": False, "rollout": True, "reward": True}
+    markets = {name: node["node_config"].get("InstanceMarketOptions") for name, node in on_aws.items()}
+    assert markets == {name: {"MarketType": "spot"} if lost else None for name, lost in spot.items()}
+    models = {name: node["node_config"].get("scheduling", {}).get("provisioningModel") for name, node in on_gcp.items()}
+    assert models == {name: "SPOT" if lost else None for name, lost in spot.items()}
+
+
+def test_mounted_file_system_is_in_the_cluster_region() -> None:
+    config = read_cluster(AWS)
     regions = re.findall(r"\.efs\.([\w-]+)\.amazonaws\.com", " ".join(config["initialization_commands"]))
     assert regions == [config["provider"]["region"]]
     zones = config["provider"]["availability_zone"].split(",")
@@ -154,35 +200,24 @@ def test_set_up_needs_only_what_is_mounted(config: Config) -> None:
     assert all(path.is_file() for path in local)
 
 
-def documented_command() -> tuple[Path, list[str]]:
-    """Config file and overrides of the job that the head comment of cluster.yaml submits."""
-    header = (ROOT / "cluster.yaml").read_text(encoding="utf-8").split("\n#\n# The CPU counts")[0]
-    command = header[header.index("python jobs/align.py") :].split("# ray down")[0]
-    config_file = re.search(r"--config (\S+)", command)
-    assert config_file is not None
-    return ROOT / config_file[1], re.findall(r"\b[a-z_]+(?:\.[a-z_]+)*=\S+", command)
+@pytest.mark.parametrize("name", [AWS, GCP])
+def test_documented_command_starts_the_intended_nodes(name: str) -> None:
+    config, demands = read_cluster(name), demands_of(settings_of_command(documented_command(name)))
+    for role, demand in demands.items():
+        assert nodes_started_for(config, demand) == {role: len(demand)}
+    together = [demand for role in demands.values() for demand in role]
+    assert nodes_started_for(config, together) == {role: len(demand) for role, demand in demands.items()}
 
 
-def nodes_started_for(config: Config, demands: list[dict[str, float]]) -> dict[str, int]:
-    """Node types and counts that Ray's scheduler launches for `demands` when only the head runs."""
-    head = config["head_node_type"]
-    types = {name: {"max_workers": 0} | node for name, node in config["available_node_types"].items()}
-    scorer = partial(_default_utilization_scorer, node_availability_summary=None)
-    started, unmet = get_nodes_for(types, {head: 1}, head, config["max_workers"], demands, scorer)
-    assert unmet == []
-    return dict(started)
-
-
-def test_documented_command_starts_the_intended_nodes(config: Config) -> None:
-    settings = load_settings(*documented_command())
-    roles = {
-        "rollout": (settings.rollout, settings.rollout.max_workers),
-        "reward": (settings.reward_actors, settings.reward_actors.max_workers),
-        "learner": (settings.learner, settings.learner.num_workers),
-    }
-    wanted = {name: count for name, (_, count) in roles.items()}
-    demands = {name: {"CPU": role.num_cpus, "GPU": role.num_gpus} for name, (role, _) in roles.items()}
-    for name, count in wanted.items():
-        assert nodes_started_for(config, [demands[name]] * count) == {name: count}
-    together = [demands[name] for name, count in wanted.items() for _ in range(count)]
-    assert nodes_started_for(config, together) == wanted
+@pytest.mark.parametrize("name", [AWS, GCP, RAYJOB])
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted((ROOT / "configs").glob("*.yaml")) if not path.stem.startswith("compare_")],
+    ids=lambda path: path.stem,
+)
+def test_every_shipped_run_fits_as_it_stands(name: str, path: Path) -> None:
+    """Each worker has a node type that holds it, and all of them that a run may ever ask for have room at once."""
+    config = as_cluster(read_rayjob()[0]) if name == RAYJOB else read_cluster(name)
+    settings = load_settings(path)
+    assert fits([*most_worker_requests(settings), CPUS_OF_THE_PLAN], nodes_at_maximum(config))
+    nodes_started_for(config, [demand for role in demands_of(settings).values() for demand in role])

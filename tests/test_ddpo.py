@@ -14,7 +14,7 @@ from policies import make_policy
 from scorers import ProjectionScorer
 from settings import miniature_settings
 
-from pipeline.checkpoint import Position, load_checkpoint, save_checkpoint
+from pipeline.checkpoint import Position, pack_checkpoint, unpack_checkpoint
 from pipeline.config import RunSettings
 from pipeline.learning import Learner
 from pipeline.methods.ddpo import DDPO, ddpo_loss
@@ -102,11 +102,10 @@ def test_advantages_are_clamped(run_settings: RunSettings) -> None:
     assert rows["advantage"][rows["sample"] == 0].unique().numel() == 1
 
 
-def test_a_resumed_run_knows_the_rewards_of_every_prompt(run_settings: RunSettings, tmp_path: Path) -> None:
+def test_a_resumed_run_knows_the_rewards_of_every_prompt(run_settings: RunSettings) -> None:
     table = roll_out(run_settings)
     whole, resumed = (Learner(make_policy(run_settings), run_settings) for _ in range(2))
     whole.learn(table, 3)
-    save_checkpoint(whole, Position(4, 4), tmp_path)
-    load_checkpoint(resumed, tmp_path)
+    unpack_checkpoint(resumed, pack_checkpoint(whole, Position(4, 4)))
     assert whole.method.state() == resumed.method.state() != {}
     assert whole.learn(table, 4) == resumed.learn(table, 4)

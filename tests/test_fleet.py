@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray.actor import ActorHandle
@@ -50,6 +51,43 @@ class Worker:
 
     async def die(self) -> None:
         os._exit(1)
+
+
+class HangingWorker:
+    """Those whose number is below `hanging` stop, as a process does whose GPU has; the others work."""
+
+    def __init__(self, directory: Path, hanging: int) -> None:
+        with (directory / "numbers").open("a") as file:
+            file.write("x")
+        self.hangs = (directory / "numbers").stat().st_size <= hanging
+
+    def ready(self) -> bool:
+        return True
+
+    def work(self) -> int:
+        if self.hangs:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return os.getpid()
+
+
+class GarbledResultError(Exception):
+    pass
+
+
+class GarblingWorker:
+    """Returns what cannot be used as long as `directory` holds files, one of which each such call takes away."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def ready(self) -> bool:
+        return True
+
+    def work(self) -> int:
+        for file in sorted(self.directory.iterdir()):
+            file.unlink()
+            raise GarbledResultError("not a number")
+        return os.getpid()
 
 
 class FailingWorker:
@@ -305,3 +343,42 @@ def test_light_tasks_need_no_torch():
     repository = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced_and_counted(start, tmp_path):
+    fleet = start(HangingWorker, tmp_path, 1, call_timeout_s=2.0)
+    pid = call_leased_sync(fleet, "work")
+    found = stats(fleet)
+    assert (found.hung, found.lost, found.restarts, found.leases) == (1, 1, 1, 0)
+    assert found.last_error == "crew-0 did not answer work within 2 s"
+    hung = [process for process in psutil.process_iter() if process.status() == psutil.STATUS_STOPPED]
+    assert hung == [] and psutil.pid_exists(pid)
+
+
+def test_a_call_that_is_always_too_long_is_given_up(start, tmp_path):
+    fleet = start(HangingWorker, tmp_path, 9, call_timeout_s=0.3)
+    with pytest.raises(FleetError, match=r"did not answer work within 0.3 s, as two workers before it; raise timeout"):
+        call_leased_sync(fleet, "work")
+    assert stats(fleet).hung == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nonsense_is_asked_for_once_more(start, tmp_path, workers):
+    """Of another worker, where there is one; the only one is asked again."""
+    fleet = start(GarblingWorker, tmp_path, min_workers=workers, max_workers=workers)
+    assert ray.get(fleet.wait_ready.remote()) == workers
+    (tmp_path / "0").touch()
+    assert asyncio.run(call_leased(fleet, "work", nonsense=GarbledResultError)) > 0
+    assert (stats(fleet).garbled, stats(fleet).lost) == (1, workers - 1)
+
+
+def test_nonsense_again_is_raised(start, tmp_path):
+    fleet = start(GarblingWorker, tmp_path)
+    for name in ("0", "1"):
+        (tmp_path / name).touch()
+    with pytest.raises(GarbledResultError, match="not a number"):
+        asyncio.run(call_leased(fleet, "work", nonsense=GarbledResultError))
+    assert (stats(fleet).garbled, stats(fleet).lost) == (1, 0)
+    (tmp_path / "0").touch()
+    with pytest.raises(GarbledResultError):
+        call_leased_sync(fleet, "work")

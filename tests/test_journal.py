@@ -58,9 +58,15 @@ def test_a_resumed_run_replaces_what_its_checkpoint_does_not_hold(journal, tmp_p
     assert lines == [iteration_metrics(0), iteration_metrics(1), iteration_metrics(2, reward=0.75)]
 
 
+def test_a_stop_is_asked_for_once_and_for_all(journal):
+    assert journal.stop_requested() is False
+    journal.request_stop()
+    assert journal.stop_requested() is True
+
+
 def test_failures_are_kept_in_the_order_they_came(journal):
     for reason in ("first", "second"):
-        journal.note_failure(note_of(LookupError(reason), "here"), iteration=3)
+        journal.note_failure(note_of(LookupError(reason), "here"))
     assert [note.reason for note in journal.noted_failures()] == ["LookupError: first", "LookupError: second"]
 
 

@@ -17,10 +17,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from job_runs import REPOSITORY, run_align
+from run_folders import write_run_folder
 from settings import miniature_settings, miniature_values
 
 from actors.reward import RewardActor
-from pipeline.preflight import check_run, own_modules
+from pipeline.preflight import check_rewards, check_run, own_modules
+from pipeline.report.history import read_run
+from pipeline.report.writing import write_report
 from pipeline.rewards import Reward, load_reward, reward_class
 from pipeline.scoring import RewardError
 
@@ -77,6 +80,17 @@ def test_a_module_of_the_working_directory_is_found_by_its_name(folder: Path) ->
 def test_nothing_is_imported_unless_it_is_named(folder: Path) -> None:
     (folder / "jpeg_compressibility.py").write_text("raise RuntimeError('imported')")
     assert reward_class("jpeg_compressibility").name == "jpeg_compressibility"
+
+
+def test_the_folder_of_a_run_is_read_without_importing_what_it_was_trained_on(folder: Path) -> None:
+    """A report may be made of somebody else's run: only starting or resuming one imports the modules it names."""
+    (folder / "eager.py").write_text("raise RuntimeError('imported')")
+    run = write_run_folder(folder / "theirs", [0.1, 0.2], reward={"name": "eager:Mine"})
+    write_report([run], folder / "report")
+    assert "eager:Mine" in (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert "eager" not in sys.modules
+    with pytest.raises(ValueError, match="importing eager failed with RuntimeError: imported"):
+        check_rewards(read_run(run).settings)
 
 
 def test_an_installed_module_is_not_replaced_by_a_file_of_the_working_directory(folder: Path) -> None:

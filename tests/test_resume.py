@@ -1,7 +1,9 @@
-"""A run that goes wrong, is killed, and is taken up again ends as if nothing had happened."""
+"""A run that goes wrong, is stopped, is killed, and is taken up again ends as if nothing had happened."""
 
 import json
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -32,18 +34,38 @@ def poisoned_run(
 
 
 @pytest.fixture(scope="module")
-def killed_run(poisoned_run: tuple[FinishedJob, Path], miniature_clip: Path) -> Path:
-    """The folder of the poisoned run after its reward was repaired, it was resumed, and it was killed half-way."""
+def stopped_run(poisoned_run: tuple[FinishedJob, Path], miniature_clip: Path) -> tuple[FinishedJob, Path]:
+    """The poisoned run after its reward was repaired, it was resumed, and Ctrl-C was pressed in its first iteration."""
     folder = poisoned_run[1]
     shutil.copytree(miniature_clip, folder.parent / "clip", dirs_exist_ok=True)
     job = RunningJob("--resume", folder)
+    wait_for_iterations(job, folder, 1)
+    # A terminal sends it to every process of the job.
+    os.killpg(job.process.pid, signal.SIGINT)
+    return job.wait(), folder
+
+
+@pytest.fixture(scope="module")
+def killed_run(stopped_run: tuple[FinishedJob, Path]) -> Path:
+    """The folder of the stopped run after it was resumed, and was killed half-way.
+
+    Its newest checkpoint was cut off, as if the machine had lost power with it.
+    """
+    folder = stopped_run[1]
+    job = RunningJob("--resume", folder)
     try:
-        while len(finished_iterations(folder)) < 2:
-            assert job.process.poll() is None, job.wait()
-            time.sleep(0.01)
+        wait_for_iterations(job, folder, 3)
     finally:
         job.kill()
+    newest = max(manifest.parent for manifest in (folder / "checkpoints").glob("*/manifest.json"))
+    os.truncate(newest / "learner.safetensors", 1000)
     return folder
+
+
+def wait_for_iterations(job: RunningJob, folder: Path, count: int) -> None:
+    while len(finished_iterations(folder)) < count:
+        assert job.process.poll() is None, job.wait()
+        time.sleep(0.01)
 
 
 def finished_iterations(folder: Path) -> list[dict]:
@@ -65,7 +87,7 @@ def test_a_poisoned_reward_stops_the_run_with_one_readable_report(poisoned_run):
     details, logs = lines[5].removeprefix("Details: ").split("; logs of every process: ")
     assert details == f"{folder / 'error.log'}, {folder / 'log.jsonl'}"
     text = (folder / "error.log").read_text()
-    assert text.startswith(lines[0].removeprefix("error: ")) and "UserCodeException" in text
+    assert text.startswith(lines[0].removeprefix("error: ")) and "RayTaskError" in text
     assert any("a batch of 4 trajectories" in file.read_text() for file in Path(logs).glob("worker-*.err"))
 
 
@@ -85,10 +107,25 @@ def test_a_poisoned_run_leaves_its_folder_and_no_half_iteration(poisoned_run):
     assert finished_iterations(folder) == [] and not (folder / "adapter").exists()
 
 
+def test_a_stopped_run_ends_with_a_checkpoint_and_the_line_that_resumes(stopped_run):
+    job, folder = stopped_run
+    assert job.exit_code == 130
+    announced, stopped = job.stderr.splitlines()
+    assert announced.startswith("SIGINT: the iteration in progress has 60 s to end with a checkpoint")
+    assert stopped == (
+        "stopped by SIGINT, with a checkpoint of all that was done; continue with: "
+        f"python jobs/align.py --resume {folder}"
+    )
+    done = len(finished_iterations(folder))
+    assert 1 <= done < ITERATIONS and (folder / f"checkpoints/iteration_{done:06d}/manifest.json").is_file()
+    assert not (folder / "adapter").exists()
+
+
 def test_a_killed_run_resumes_to_the_very_same_adapter(killed_run, undisturbed_run):
-    assert 2 <= len(finished_iterations(killed_run)) < ITERATIONS
+    assert 3 <= len(finished_iterations(killed_run)) < ITERATIONS
     job = run_align("--resume", killed_run)
     assert job.exit_code == 0, job.stderr
+    assert "is passed over, its learner.safetensors is not the file that" in job.stderr
     undisturbed = undisturbed_run[1]
     found, expected = finished_iterations(killed_run), finished_iterations(undisturbed)
     assert [line["iteration"] for line in found] == list(range(ITERATIONS))

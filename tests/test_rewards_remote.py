@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -113,12 +115,14 @@ class ScriptedServer:
 
     def __init__(self, *answers: Answer) -> None:
         self.bodies: list[bytes] = []
+        self.logins: list[str | None] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
+                outer.logins.append(self.headers["Authorization"])
                 outer.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
                 answers[min(len(outer.bodies), len(answers)) - 1](self)
 
@@ -230,6 +234,35 @@ def test_a_request_holds_the_pictures_and_the_prompts(images: Tensor) -> None:
     assert request["prompts"] == PROMPTS
     assert pixels.dtype == np.uint8 and pixels.shape == (3, 8, 12, 3)
     assert np.abs(pixels / 255 - images.permute(0, 2, 3, 1).numpy()).max() <= 0.5 / 255 + 1e-6
+
+
+# Logins
+
+
+@pytest.fixture
+def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path / "netrc"
+
+
+def test_a_host_is_told_the_login_that_the_netrc_file_has_for_it(netrc: Path, images: Tensor) -> None:
+    netrc.write_text("machine 127.0.0.1 login ada password count:me\n", encoding="utf-8")
+    with ScriptedServer(hang_up, body(SCORES)) as server:
+        ImpatientReward(server.url, CPU).score(images, PROMPTS)
+    assert server.logins == [f"Basic {b64encode(b'ada:count:me').decode()}"] * 2
+
+
+def test_no_other_host_is_told_any_login(netrc: Path, images: Tensor) -> None:
+    netrc.write_text("machine elsewhere login ada password a\ndefault login ada password b\n", encoding="utf-8")
+    with ScriptedServer(body(SCORES)) as server:
+        ImpatientReward(server.url, CPU).score(images, PROMPTS)
+    assert server.logins == [None]
+
+
+def test_a_netrc_file_that_cannot_be_read_is_named(netrc: Path) -> None:
+    netrc.write_text("nonsense", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{netrc} cannot be read as a netrc file: .*; repair it"):
+        ImpatientReward("http://host/score", CPU)
 
 
 # Without a server

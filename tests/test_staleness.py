@@ -100,10 +100,9 @@ def test_records_that_are_too_old_or_of_the_future_are_refused(versions, stalene
 
 
 @pytest.mark.parametrize("normalisation", [None, Normalisation((1.0, 0.5), (0.1, -3.0), (1 / 3, 7.0))])
-def test_a_rollout_policy_is_read_back_to_the_last_bit(normalisation, tmp_path):
+def test_a_rollout_policy_is_read_back_to_the_last_bit(normalisation):
     policy = RolloutPolicy(5, np.random.default_rng(0).standard_normal(100).astype(np.float32), normalisation)
-    policy.save(tmp_path)
-    found = RolloutPolicy.load(tmp_path)
+    found = RolloutPolicy.from_bytes(policy.to_bytes())
     assert found.version == 5 and found.normalisation == normalisation
     assert found.adapter.dtype == np.float32 and np.array_equal(found.adapter, policy.adapter)
 

@@ -1,9 +1,7 @@
 """The whole loop of actors against the same loop in one process, with and without lost workers."""
 
 import json
-import os
 import re
-import signal
 import threading
 import time
 import urllib.request
@@ -150,33 +148,51 @@ def test_two_learner_workers_equal_one_up_to_rounding(settings, expected, crew, 
     ]
 
 
-def test_killed_rollout_and_reward_workers_change_nothing(settings, expected, crew, tmp_path):
+def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings, expected, crew, tmp_path):
+    """One after another: both kinds of workers in a call, the weight store, the learner, Ray Train's controller."""
     lost_before = [ray.get(fleet.stats.remote()).lost for fleet in (crew.rollout_fleet, crew.reward_fleet)]
     killed: list[str] = []
-    killer = threading.Thread(target=kill_workers_in_the_second_iteration, args=(crew, tmp_path, killed))
+    run = fresh(crew, tmp_path, settings)
+    killer = threading.Thread(target=kill_one_after_another, args=(run, tmp_path, killed))
     killer.start()
-    train(settings, read_inputs(settings), fresh(crew, tmp_path, settings), tmp_path)
+    train(settings, read_inputs(settings), run, tmp_path)
     killer.join()
-    assert killed == ["RolloutWorker", "RewardActor"]
+    assert killed == ["RolloutWorker", "RewardActor", "WeightStore", "RayTrainWorker", "TrainController"]
     assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]
+    records = ray.data.read_parquet(str(tmp_path / "records"))
+    assert records.count() == settings.iterations * settings.records_per_iteration
     for fleet, before in zip((crew.rollout_fleet, crew.reward_fleet), lost_before, strict=True):
         wait_until(lambda fleet=fleet, before=before: ray.get(fleet.stats.remote()).lost == before + 1)
 
 
-def kill_workers_in_the_second_iteration(crew: Crew, directory: Path, killed: list[str]) -> None:
-    """SIGKILL a rollout worker and a reward actor, each while it serves a call."""
+def kill_one_after_another(crew: Crew, directory: Path, killed: list[str]) -> None:
+    """SIGKILL in the second iteration, while rollouts are under way."""
     metrics = directory / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") == 1)
-    for name, fleet in (("RolloutWorker", crew.rollout_fleet), ("RewardActor", crew.reward_fleet)):
+    for name, fleet in (
+        ("RolloutWorker", crew.rollout_fleet),
+        ("RewardActor", crew.reward_fleet),
+        ("WeightStore", crew.reward_fleet),
+        ("RayTrainWorker", crew.reward_fleet),
+        ("TrainController", crew.reward_fleet),
+    ):
         wait_until(lambda fleet=fleet: ray.get(fleet.stats.remote()).busy > 0)
-        os.kill(process_of(name).pid, signal.SIGKILL)
+        kill_process_of(name)
         killed.append(name)
+
+
+def kill_process_of(actor_class: str) -> None:
+    """SIGKILL the newest process of an actor class, and wait until it is gone."""
+    process = process_of(actor_class)
+    process.kill()
+    process.wait(PATIENCE_S)
 
 
 def process_of(actor_class: str) -> psutil.Process:
     """An actor's process in this test's own Ray, the raylet of which is a child of this process."""
     processes = psutil.Process().children(recursive=True)
-    return next(process for process in processes if f"ray::{actor_class}" in " ".join(process.cmdline()))
+    found = [process for process in processes if f"ray::{actor_class}" in " ".join(process.cmdline())]
+    return max(found, key=lambda process: process.create_time())
 
 
 def wait_until(condition: Callable[[], Any]) -> None:

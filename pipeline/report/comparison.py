@@ -18,7 +18,7 @@ NOT_COMPARED: Any = {
     **dict.fromkeys(("name", "output_dir", "seed", "checkpoint", "records", "samples", "tracking"), True),
     "rollout": {*_PLACEMENT, "batches_in_flight"},
     "reward_actors": _PLACEMENT,
-    "learner": {"num_workers", "num_cpus", "num_gpus", "threads"},
+    "learner": {"num_workers", "min_workers", "max_restarts", "num_cpus", "num_gpus", "threads"},
 }
 """Settings in which repeats may differ: what a run is called, its seed, where it runs and what it keeps."""
 

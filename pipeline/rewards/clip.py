@@ -177,7 +177,7 @@ def check_clip_model(reward: str, source: str) -> None:
     """
     require_file(reward, source, ("config.json",))
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"reward.path {source!r} is no CLIP checkpoint: {error}") from error
     if config.model_type != "clip":

@@ -16,6 +16,7 @@ from urllib3.util import Retry, Timeout, Url, parse_url
 
 from pipeline.images import to_pixels
 from pipeline.rewards.base import Reward, RewardError
+from pipeline.rewards.login import login_headers
 
 LONGEST_QUOTE = 200
 """Characters of a server's own words in an error message."""
@@ -26,7 +27,8 @@ class HttpReward(Reward):
 
     The request is a msgpack map of two entries: `images`, the bytes of `numpy.save` of (B, H, W, 3) uint8, and
     `prompts`, B strings. The answer is the bytes of `numpy.save` of (B,) float32, higher is better. No pickles, either
-    way. The proxies that the environment names are not used.
+    way. The proxies that the environment names are not used. A host that asks who calls is told the login that ~/.netrc
+    has for it.
 
     A subclass in a module of your own changes the class attributes below; name it as `module:Class`.
 
@@ -46,9 +48,14 @@ class HttpReward(Reward):
     backoff_s: ClassVar[float] = 1.0
 
     def __init__(self, url: str, device: torch.device) -> None:
-        """Score at `url`; scores are put on `device`."""
+        """Score at `url`; scores are put on `device`.
+
+        Raises:
+            ValueError: ~/.netrc cannot be read.
+        """
         self.url = url
         self.device = device
+        self._headers = {"Content-Type": "application/msgpack"} | login_headers(parse_url(url).host or "")
         self._connections = urllib3.PoolManager()
 
     @classmethod
@@ -98,7 +105,7 @@ class HttpReward(Reward):
                 "POST",
                 self.url,
                 body=request,
-                headers={"Content-Type": "application/msgpack"},
+                headers=self._headers,
                 redirect=False,
                 timeout=Timeout(self.timeout_s),
                 retries=Retry(

@@ -1,0 +1,195 @@
+"""Does a run end with the same adapter, whatever is killed meanwhile?
+
+    python -m benchmarks.chaos [--kills 14] [--seed 0] [section.key=value ...]
+
+Starts a cluster of one head and three worker nodes on this machine and runs a small alignment on it twice: undisturbed,
+and while a seeded schedule kills one part after another: a rollout worker, a reward actor, the weight store, a learner
+worker, Ray Train's controller, a whole node, the driver (which is then resumed). Writes to results/chaos.json and
+results/chaos.md each kill, the seconds it cost, and whether iterations, records and adapter are those of the
+undisturbed run.
+"""
+
+import argparse
+import itertools
+import random
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from benchmarks.chaos.cluster import LocalCluster
+from benchmarks.chaos.run import AlignJob
+from pipeline.environment import describe_environment
+from pipeline.run_folder import write_json, write_text
+
+NODES, CPUS_PER_NODE = 3, 4
+NODE, DRIVER = "a whole node", "the driver, resumed"
+VICTIMS = {
+    "a rollout worker": "RolloutWorker",
+    "a reward actor": "RewardActor",
+    "the weight store": "WeightStore",
+    "a learner worker": "RayTrainWorker",
+    "Ray Train's controller": "TrainController",
+    NODE: "",
+    DRIVER: "",
+}
+SMALL_RUN = [
+    "sampling.num_steps=6",
+    "method.trained_steps=[5,4]",
+    "rollout.trajectories=16",
+    "rollout.batch_size=4",
+    "learner.minibatch_size=16",
+    "learner.micro_batch_size=8",
+    "learner.max_restarts=1000",
+    "samples.every=1000000",
+    "samples.count=2",
+    "evaluation.images=0",
+    "records.save=true",
+]
+
+
+@dataclass
+class Kill:
+    """One kill.
+
+    Attributes:
+        victim: what was killed.
+        iteration: the iteration that was under way.
+        seconds: until that iteration was done, from the end of the one before it.
+    """
+
+    victim: str
+    iteration: int
+    seconds: float = float("nan")
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
+    parser.add_argument("--kills", type=int, default=2 * len(VICTIMS), help="kills, one an iteration")
+    parser.add_argument("--seed", type=int, default=0, help="of the schedule")
+    parser.add_argument("--output", type=Path, default=Path("results/chaos.json"))
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    options = parser.parse_args()
+    overrides = [*SMALL_RUN, *options.overrides, f"iterations={options.kills + 2}"]
+    cluster = LocalCluster(NODES, CPUS_PER_NODE)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            calm = AlignJob(options.config, overrides, Path(folder) / "calm", cluster.address)
+            calm.finish()
+            troubled = AlignJob(options.config, overrides, Path(folder) / "troubled", cluster.address)
+            try:
+                kills = disturb(troubled, cluster, schedule(options.kills, options.seed), random.Random(options.seed))
+                troubled.finish()
+            finally:
+                troubled.stop()
+            result = compare(calm, troubled, kills)
+    finally:
+        cluster.shutdown()
+    write_json(options.output, {**result, "overrides": overrides, "environment": describe_environment()})
+    write_text(options.output.with_suffix(".md"), as_markdown(result))
+    print(as_markdown(result))
+
+
+def schedule(kills: int, seed: int) -> list[str]:
+    """Victims in a seeded order; each comes up once before any comes up again."""
+    rng, victims = random.Random(seed), list[str]()
+    while len(victims) < kills:
+        victims += rng.sample(list(VICTIMS), len(VICTIMS))
+    return victims[:kills]
+
+
+def disturb(job: AlignJob, cluster: LocalCluster, victims: list[str], rng: random.Random) -> list[Kill]:
+    """Kill one victim an iteration, at a random moment of it, and wait for the iteration to end all the same."""
+    kills = []
+    typical_seconds = 1.0
+    for number, victim in enumerate(victims, start=1):
+        wait_for_iterations(job, number)
+        time.sleep(rng.random() * typical_seconds)
+        kill(job, cluster, victim, rng)
+        kills.append(Kill(victim, len(job.metrics())))
+        typical_seconds = min(metrics["seconds"] for metrics in job.metrics())
+    return kills
+
+
+def kill(job: AlignJob, cluster: LocalCluster, victim: str, rng: random.Random) -> None:
+    """SIGKILL a victim, waiting for one where the last one is just being replaced."""
+    if victim == NODE:
+        cluster.kill_node(rng.randrange(NODES))
+    elif victim == DRIVER:
+        job.kill_driver()
+    else:
+        while not (processes := cluster.processes(VICTIMS[victim])):
+            time.sleep(0.1)
+        rng.choice(processes).kill()
+
+
+def wait_for_iterations(job: AlignJob, count: int) -> None:
+    """Wait until so many iterations are done.
+
+    Raises:
+        RuntimeError: the run has ended before.
+    """
+    while len(job.metrics()) < count:
+        if not job.is_running():
+            job.finish()
+            raise RuntimeError(f"the run was over before iteration {count}")
+        time.sleep(0.05)
+
+
+def compare(calm: AlignJob, troubled: AlignJob, kills: list[Kill]) -> dict[str, Any]:
+    """What the kills changed, and what each cost."""
+    expected, found = calm.metrics(), troubled.metrics()
+    undisturbed = median(late["time"] - early["time"] for early, late in itertools.pairwise(expected))
+    times = {metrics["iteration"]: metrics["time"] for metrics in found}
+    for event in kills:
+        event.seconds = times[event.iteration] - times[event.iteration - 1]
+    return {
+        "every_iteration_once": [m["iteration"] for m in found] == [m["iteration"] for m in expected],
+        "same_adapter_after_every_iteration": [m["adapter_sha256"] for m in found]
+        == [m["adapter_sha256"] for m in expected],
+        "same_records": record_keys(troubled) == record_keys(calm),
+        "undisturbed_iteration_seconds": undisturbed,
+        "kills": [asdict(event) | {"seconds_lost": event.seconds - undisturbed} for event in kills],
+    }
+
+
+def record_keys(job: AlignJob) -> list[tuple[int, int]]:
+    """(iteration, row) of every record that was kept, in order; twice what was recorded twice."""
+    keys = []
+    for path in sorted((job.run_directory / "records").iterdir()):
+        table = pq.read_table(path, columns=["iteration", "row"])
+        keys += list(zip(table["iteration"].to_pylist(), table["row"].to_pylist(), strict=True))
+    return sorted(keys)
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table of kills."""
+    kills = result["kills"]
+    lines = ["| killed | times | iteration done all the same | seconds lost, median | most |", "|---|---|---|---|---|"]
+    for victim in VICTIMS:
+        lost = [event["seconds_lost"] for event in kills if event["victim"] == victim]
+        if lost:
+            lines.append(f"| {victim} | {len(lost)} | {len(lost)} | {median(lost):.1f} | {max(lost):.1f} |")
+    lines += [
+        "",
+        f"An undisturbed iteration took {result['undisturbed_iteration_seconds']:.1f} s (median).",
+        f"Every iteration exactly once: {_yes(result['every_iteration_once'])}. "
+        f"No record lost or doubled: {_yes(result['same_records'])}. "
+        f"The same adapter, bit for bit, after every iteration: {_yes(result['same_adapter_after_every_iteration'])}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "NO"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""A cluster of several raylets on this machine, whose nodes can be killed and come back."""
+
+import os
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+SHORT_HEALTH_CHECKS = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "4",
+}
+"""A dead node is noticed after a few seconds instead of a quarter of a minute."""
+
+
+class LocalCluster:
+    """A head without room for workers, and worker nodes."""
+
+    def __init__(self, worker_nodes: int, cpus_per_node: int) -> None:
+        """Start it."""
+        os.environ.update(SHORT_HEALTH_CHECKS)
+        self._cpus_per_node = cpus_per_node
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self._nodes: list[Any] = [self._add() for _ in range(worker_nodes)]
+
+    @property
+    def address(self) -> str:
+        """What RAY_ADDRESS is set to."""
+        return str(self._cluster.address)
+
+    def kill_node(self, number: int) -> None:
+        """SIGKILL a raylet, which takes its workers along, and start another one in its place."""
+        self._cluster.remove_node(self._nodes[number], allow_graceful=False)
+        self._nodes[number] = self._add()
+
+    def processes(self, actor_class: str) -> list[psutil.Process]:
+        """Processes of actors of a class, oldest first."""
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if " ".join(process.cmdline()).startswith(f"ray::{actor_class}"):
+                    found.append(process)
+            except psutil.NoSuchProcess:  # it ended since it was listed
+                continue
+        return sorted(found, key=lambda process: process.create_time())
+
+    def shutdown(self) -> None:
+        """Stop all nodes."""
+        self._cluster.shutdown()
+
+    def _add(self) -> Any:
+        return self._cluster.add_node(num_cpus=self._cpus_per_node)

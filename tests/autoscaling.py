@@ -1,0 +1,97 @@
+"""An autoscaling cluster on this machine: Ray's own autoscaler, and its fake cloud whose nodes are raylets."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray._private.services
+
+HEAD_NODE_ID = "f" * 51 + "00000"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def autoscaling_head(
+    version: str, worker: dict[str, float], max_workers: int, idle_timeout_minutes: float = 1.0, **variables: str
+) -> Iterator[str]:
+    """Address of a head of 1 CPU that starts up to `max_workers` nodes with the resources `worker` on demand.
+
+    Args:
+        version: v1 or v2, of the autoscaler.
+        variables: of the environment of all nodes.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie below it
+    address = f"{ray._private.services.get_node_ip_address()}:{free_port()}"
+    environment = os.environ | variables | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    environment |= {"RAY_AUTH_MODE": "disabled"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    if version == "v2":
+        environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID}
+        environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = HEAD_NODE_ID
+    configuration = directory / "autoscaling.json"
+    configuration.write_text(json.dumps(_configuration(address, worker, max_workers, idle_timeout_minutes)))
+    command = ["ray", "start", "--head", "--block", f"--port={address.split(':')[1]}", f"--temp-dir={directory}"]
+    command += ["--num-cpus=1", "--include-dashboard=false", f"--autoscaling-config={configuration}"]
+    with (directory / "log").open("w") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        yield address
+        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        head.terminate()
+        _, survivors = psutil.wait_procs(family, timeout=5)
+        for process in survivors:  # Ray's agents outlive a head that is terminated
+            process.kill()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _configuration(
+    address: str, worker: dict[str, float], max_workers: int, idle_timeout_minutes: float
+) -> dict[str, Any]:
+    provider = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "gcs_address": address,
+        "launch_multiple": True,
+        "head_node_id": HEAD_NODE_ID,
+    }
+    node_types = {
+        "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": max_workers},
+    }
+    commands = ["", "head_", "worker_"]
+    return {
+        "cluster_name": "fake",
+        "max_workers": max_workers,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": idle_timeout_minutes,
+        "provider": provider,
+        "available_node_types": node_types,
+        "head_node_type": "head",
+        "auth": {},
+        "docker": {},
+        "initialization_commands": [],
+        **{f"{who}setup_commands": [] for who in commands},
+        **{f"{who}start_ray_commands": [] for who in commands[1:]},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }

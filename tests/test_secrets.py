@@ -1,0 +1,142 @@
+"""No secret in what a run leaves behind: settings with one are refused, texts redacted, and a whole run is searched."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from job_runs import PLANTED_SECRETS, FinishedJob
+from settings import miniature_values
+
+from actors.failure import RunFailedError, explain_failure, note_failure
+from jobs.quiet import one_readable_message
+from pipeline.config_loading import load_settings, parse_settings
+from pipeline.run_description import describe_run
+from pipeline.run_folder import CONFIG_FILE
+from pipeline.secrets import redact, redact_values
+
+pytest_plugins = ["model_fixtures", "job_fixtures"]
+
+SECRET = "hunter2-hunter2"
+MODEL = Path("models/demo")
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A secret in the environment, as trackers and clouds want theirs."""
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    return SECRET
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:hunter2@host:8000/score", "http://***@host:8000/score"),
+        ("s3://KEY:hunter2@bucket/runs: denied", "s3://***@bucket/runs: denied"),
+        ("at https://:hunter@2@host/", "at https://***@host/"),
+        ("https://host/score?size=3&api_key=hunter2#top", "https://host/score?size=3&api_key=***#top"),
+        ("'https://a/b?X-Amz-Signature=hunter2' and more", "'https://a/b?X-Amz-Signature=***' and more"),
+        ("https://a/b?access_token=hunter2&x=1", "https://a/b?access_token=***&x=1"),
+    ],
+)
+def test_what_is_secret_in_a_url_is_hidden(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host:8000/score",
+        "http://host:8000/mail/a@b?monkey=1&keyword=red",
+        "hf://datasets/owner/name@refs/convert/parquet/a.parquet",
+        "abfss://container@account.dfs.core.windows.net/runs",
+        "a prompt: a red cat @ 10:30, http://a b:c@d",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_values_of_secret_variables_are_hidden_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"A_TOKEN": SECRET, "B_SECRET": f"{SECRET}-longer", "C_PATH": "/usr/bin", "D_KEY": "short"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert redact(f"{SECRET} {SECRET}-longer /usr/bin short") == "*** *** /usr/bin short"
+    assert redact_values({"a": [SECRET, 1], "b": (None, True)}) == {"a": ["***", 1], "b": [None, True]}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"output_dir": "s3://KEY:hunter2@bucket/runs"}, r"output_dir='s3://\*\*\*@bucket/runs' holds a secret"),
+        (
+            {"reward": {"name": "http", "path": "http://user:hunter2@host/score"}},
+            r"reward.path='http://\*\*\*@host/score' holds a secret.* ~/.netrc",
+        ),
+        (
+            {"reward": [{"name": "clip"}, {"name": "http", "path": "http://host/score?token=hunter2"}]},
+            r"reward.1.path='http://host/score\?token=\*\*\*' holds a secret",
+        ),
+        ({"model": {"path": f"/models/{SECRET}"}}, r"model.path='/models/\*\*\*' holds the value of .* WANDB_API_KEY,"),
+    ],
+)
+def test_settings_that_hold_a_secret_are_refused_without_showing_it(sections: dict, message: str, planted: str) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
+        parse_settings(miniature_values(MODEL, **sections))
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_a_secret_in_the_settings_does_not_show_when_another_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    values = miniature_values(MODEL, output_dir=["s3://KEY:hunter2@bucket/runs"])
+    with pytest.raises(SystemExit) as exit_information, one_readable_message():
+        parse_settings(values)
+    assert "output_dir" in str(exit_information.value) and "hunter2" not in str(exit_information.value)
+
+
+def test_the_command_in_environment_json_is_redacted(tmp_path: Path, planted: str) -> None:
+    command = ["jobs/align.py", f"--token={planted}", "http://user:hunter2@proxy"]
+    describe_run(parse_settings(miniature_values(MODEL)), tmp_path, {"command": command})
+    shown = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
+    assert shown["command"] == ["jobs/align.py", "--token=***", "http://***@proxy"]
+    assert load_settings(tmp_path / CONFIG_FILE) == parse_settings(miniature_values(MODEL))
+
+
+def test_what_a_failure_leaves_behind_is_redacted(tmp_path: Path, planted: str) -> None:
+    """As when a server repeats in its answer what it was sent."""
+    cause = ConnectionError(f"denied for {planted} by http://user:hunter2@proxy:3128")
+    explained = explain_failure(cause, journal=None)
+    assert str(explained) == "ConnectionError: denied for *** by http://***@proxy:3128"
+    failure = RunFailedError("the run failed")
+    failure.__cause__ = cause
+    kept = note_failure(failure, tmp_path).read_text(encoding="utf-8")
+    assert "ConnectionError: denied for ***" in kept and "hunter2" not in kept
+
+
+def contents(file: Path) -> bytes:
+    """What is written in a file, compressed tables unpacked."""
+    unpacked = str(pq.read_table(file).to_pydict()).encode() if file.suffix == ".parquet" else b""
+    return file.read_bytes() + unpacked
+
+
+@pytest.mark.slow
+def test_no_file_of_a_run_and_no_line_it_printed_shows_a_secret_of_its_environment(
+    undisturbed_run: tuple[FinishedJob, Path],
+) -> None:
+    job, folder = undisturbed_run
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"config.yaml", "environment.json", "report.html", "metrics.jsonl", "training.json"} <= names
+    for secret in PLANTED_SECRETS.values():
+        assert [path for path in files if secret.encode() in contents(path)] == []
+        assert secret not in job.stdout + job.stderr
+
+
+@pytest.mark.slow
+def test_no_file_of_a_run_is_a_pickle(undisturbed_run: tuple[FinishedJob, Path]) -> None:
+    """Neither a bare one, which begins with its protocol, nor an archive as torch.save writes them."""
+    for path in undisturbed_run[1].rglob("*"):
+        if path.is_file():
+            start = path.read_bytes()[:4]
+            assert not (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"), path
+            assert start != b"PK\x03\x04", path
+            assert path.suffix not in (".pkl", ".pickle", ".pt", ".pth", ".bin"), path

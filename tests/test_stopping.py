@@ -1,0 +1,101 @@
+"""Real signals to a real process: what is under way may end well, and never for longer than it was given."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.stopping import RunStoppedError, StopRequest, work_until_stopped
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+PROGRAM = """
+import sys, threading, time
+from pipeline.stopping import RunStoppedError, work_until_stopped
+
+def work(stop):
+    asked = threading.Event()
+    stop.listen(asked.set)
+    print("working", flush=True)
+    asked.wait()
+    time.sleep({seconds_to_end})
+    print("checkpoint", flush=True)
+    stop.raise_if_made()
+
+try:
+    work_until_stopped(work, {grace_seconds}, lambda text: print(text, flush=True))
+except RunStoppedError as stopped:
+    print(stopped, flush=True)
+    sys.exit(stopped.exit_code)
+"""
+
+
+def start(seconds_to_end: float, grace_seconds: float) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(seconds_to_end=seconds_to_end, grace_seconds=grace_seconds)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "working\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_work_end_with_a_checkpoint(number):
+    process = start(seconds_to_end=0.3, grace_seconds=60)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    announced, checkpoint, stopped = output.splitlines()
+    assert announced.startswith(f"{number.name}: the iteration in progress has 60 s to end")
+    assert checkpoint == "checkpoint"
+    assert stopped == f"stopped by {number.name}, with a checkpoint of all that was done"
+    assert process.returncode == 128 + number
+
+
+@pytest.mark.parametrize("second_signal", [False, True], ids=["time is over", "second signal"])
+def test_work_that_takes_too_long_is_given_up(second_signal):
+    process = start(seconds_to_end=600, grace_seconds=60 if second_signal else 0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None and "SIGTERM" in process.stdout.readline()
+    if second_signal:
+        process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert output == "stopped by SIGTERM, the iteration in progress was given up\n"
+    assert process.returncode == 143
+
+
+def test_work_that_is_not_disturbed_returns_or_raises():
+    before = signal.getsignal(signal.SIGTERM)
+    assert work_until_stopped(lambda stop: threading.current_thread().daemon, 1.0, print) is True
+    with pytest.raises(ZeroDivisionError):
+        work_until_stopped(lambda stop: 1 // 0, 1.0, print)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_work_that_ends_by_itself_after_a_signal_is_no_failure():
+    def work(stop: StopRequest) -> str:
+        asked = threading.Event()
+        stop.listen(asked.set)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.wait(10)
+        time.sleep(0.05)
+        return "finished"
+
+    assert work_until_stopped(work, 60.0, lambda _: None) == "finished"
+
+
+def test_whoever_listens_late_hears_of_a_request_too():
+    stop, heard = StopRequest(), []
+    stop.raise_if_made()
+    stop.make(signal.SIGINT)
+    stop.listen(lambda: heard.append("late"))
+    assert heard == ["late"]
+    with pytest.raises(RunStoppedError, match="stopped by SIGINT"):
+        stop.raise_if_made()

@@ -1,0 +1,145 @@
+"""A run submitted to a cluster as README says: followed, stopped, submitted again to its end, beside another run."""
+
+import json
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+import yaml
+from job_runs import REPOSITORY
+from ray._private.runtime_env.packaging import create_package
+from ray_head import RayHead, ray_head
+from settings import miniature_values
+
+pytest_plugins = ["model_fixtures"]
+
+ITERATIONS = 20
+STOP_AFTER = 2
+PATIENCE_S = 150.0
+
+# The models of the demo are 13 MB of what is sent; Ray refuses more than 500.
+LARGEST_PACKAGE = 20 * 2**20
+
+# Namespaces in which Ray keeps what all jobs of a cluster share.
+RAYS_OWN = re.compile(r"_.*|SERVE_.*")
+
+
+def documented_submission() -> list[str]:
+    """The words of `ray job submit` in README."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
+    command = re.search(r"^    ray (job submit .*)$", readme, re.MULTILINE)
+    assert command is not None
+    return shlex.split(command[1])
+
+
+def submission(head: RayHead, *job: str, options: tuple[str, ...] = ()) -> list[str]:
+    """README's words for another head and with other arguments of jobs/align.py."""
+    words = documented_submission()
+    end_of_options = words.index("--")
+    words[words.index("--address") + 1] = head.address
+    assert words[end_of_options + 1 :][:2] == ["python", "jobs/align.py"]
+    return [*words[:end_of_options], *options, "--", "python", "jobs/align.py", *job]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    with ray_head(num_cpus=2) as started:
+        yield started
+
+
+@pytest.fixture
+def config(miniature_model: Path, tmp_path: Path) -> Path:
+    """Read by the job on this machine; its paths hold wherever the job's working directory is."""
+    values = miniature_values(miniature_model, output_dir=str(tmp_path), iterations=ITERATIONS, samples={"every": 100})
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return file
+
+
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """The iterations that are written down."""
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []
+
+
+def wait_for_iterations(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while len(finished(folder)) < count:
+        assert time.monotonic() < deadline, f"{folder} has {len(finished(folder))} iterations"
+        time.sleep(0.05)
+
+
+def job_of(head: RayHead, submission_id: str) -> dict[str, Any]:
+    return head.ask(f"/api/jobs/{submission_id}")[1]
+
+
+@pytest.mark.slow
+def test_a_submitted_run_is_stopped_and_resumed_and_leaves_the_run_beside_it_alone(
+    head: RayHead, config: Path, tmp_path: Path
+) -> None:
+    for name in ("stopped", "beside"):
+        options = ("--no-wait", "--submission-id", name)
+        submitted = head.ray(*submission(head, "--config", str(config), f"name={name}", options=options))
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    follower = head.start("job", "logs", "--address", head.address, "--follow", "stopped")
+
+    wait_for_iterations(tmp_path / "stopped", STOP_AFTER)
+    jobs = {name: job_of(head, name)["job_id"] for name in ("stopped", "beside")}
+    actors = head.actors_of(jobs["stopped"])
+    shared = [actor for actor in actors if actor["name"] and RAYS_OWN.fullmatch(actor["ray_namespace"])]
+    named = [actor for actor in actors if actor["name"] and actor not in shared]
+    assert len(actors) > 5 and named == []
+
+    assert head.ray("job", "stop", "--address", head.address, "stopped").returncode == 0
+    assert job_of(head, "stopped")["status"] == "STOPPED"
+    assert STOP_AFTER <= len(finished(tmp_path / "stopped")) < ITERATIONS
+    followed, _ = follower.communicate(timeout=PATIENCE_S)
+    assert f"stopped: Ray joined, results in {tmp_path / 'stopped'}" in followed
+    assert f"iteration {STOP_AFTER}/{ITERATIONS}" in followed
+    assert {actor["state"] for actor in head.actors_of(jobs["stopped"]) if actor not in shared} == {"DEAD"}
+    assert job_of(head, "beside")["status"] in ("RUNNING", "SUCCEEDED")
+
+    resumed = head.ray(*submission(head, "--resume", str(tmp_path / "stopped")))
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert f"iteration {ITERATIONS}/{ITERATIONS}" in resumed.stdout and "aligned in" in resumed.stdout
+    wait_for_iterations(tmp_path / "beside", ITERATIONS)
+    hashes = [[line["adapter_sha256"] for line in finished(tmp_path / name)] for name in ("stopped", "beside")]
+    assert hashes[0] == hashes[1] and len(set(hashes[0])) == ITERATIONS
+    environment = json.loads((tmp_path / "stopped" / "environment.json").read_text(encoding="utf-8"))
+    assert environment["cluster"]["mode"] == "joined"
+
+
+@pytest.mark.slow
+def test_nobody_submits_without_the_token(head: RayHead) -> None:
+    assert head.ask("/api/jobs/")[0] == 200
+    assert head.ask("/api/jobs/", token="")[0] == 401
+    assert head.ask("/api/jobs/", token="0" * 64)[0] == 403
+
+
+def test_what_is_sent_to_the_cluster_is_the_code_and_the_demo(tmp_path: Path) -> None:
+    create_package(str(REPOSITORY), tmp_path / "package.zip", include_gitignore=True)
+    assert (tmp_path / "package.zip").stat().st_size < LARGEST_PACKAGE
+    with ZipFile(tmp_path / "package.zip") as package:
+        sizes = {info.filename: info.file_size for info in package.infolist()}
+    top = {name.split("/")[0] for name in sizes}
+    assert {"pipeline", "actors", "jobs", "configs", "models", "examples"} <= top
+    assert not {".git", ".venv", ".ci", "benchmarks", "deploy", "docs", "results", "runs", "tests"} & top
+    assert sum(size for name, size in sizes.items() if not name.startswith("models/")) < 2 * 2**20
+
+
+def test_secrets_that_lie_beside_the_code_are_not_sent(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    for name in (".env", ".netrc", "jobs/.env", "jobs/align.py", "runs/demo/config.yaml"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("secret", encoding="utf-8")
+    for name in (".gitignore", ".rayignore"):
+        shutil.copy(REPOSITORY / name, repository)
+    create_package(str(repository), tmp_path / "package.zip", include_gitignore=True)
+    with ZipFile(tmp_path / "package.zip") as package:
+        assert set(package.namelist()) == {".gitignore", ".rayignore", "jobs/align.py"}
