@@ -63,30 +63,25 @@ class RolloutTask:
         """A block holding one batch number, {"id": [n]} -> that batch's records."""
         (number,) = block["id"].to_pylist()
         deadline = time.monotonic() + WEIGHTS_PATIENCE_S
-        while True:
-            try:
-                return self._collect(number)
-            except (ObjectLostError, NothingPublishedError) as error:
-                # The weight store was lost, and the buffers with it.
-                if time.monotonic() > deadline:
-                    self._note(error, f"in batch {number}")
-                    raise
-                time.sleep(WEIGHTS_POLL_S)
+        try:
+            while True:
+                try:
+                    return self._collect(number)
+                except (ObjectLostError, NothingPublishedError):  # the weight store was lost, and the buffers with it
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(WEIGHTS_POLL_S)
+        except Exception as error:
+            ray.get(self.journal.note_failure.remote(note_of(error)))
+            raise
 
     def _collect(self, number: int) -> pa.Table:
         ticket = ray.get(self.store.current.remote())
         try:
-            batch = self.batches.batch(ticket.iteration, number)
-            return call_leased_sync(self.rollout_fleet, "collect", batch, ticket)
-        except ObjectLostError:
-            raise
+            return call_leased_sync(self.rollout_fleet, "collect", self.batches.batch(ticket.iteration, number), ticket)
         except Exception as error:
-            place = f"in batch {number} of iteration {ticket.iteration}, with policy version {ticket.version}"
-            self._note(error, place, ticket.iteration)
+            error.add_note(f"in batch {number} of iteration {ticket.iteration}, with policy version {ticket.version}")
             raise
-
-    def _note(self, error: Exception, place: str, iteration: int | None = None) -> None:
-        ray.get(self.journal.note_failure.remote(note_of(error, place), iteration))
 
 
 def rollout_dataset(

@@ -21,10 +21,11 @@ PATIENCE_S = 10.0
 class RunFailedError(RuntimeError):
     """A run ended early. The message is the reason; the error it was raised from holds every detail."""
 
-    def __init__(self, reason: str, report: str = "") -> None:
-        """`report` is the reason, and below it where, how often and what to do."""
-        super().__init__(reason, report)
+    def __init__(self, reason: str, report: str = "", stack: str = "") -> None:
+        """`report` is the reason, and below it where, how often and what to do; `stack` that of a remote failure."""
+        super().__init__(reason, report, stack)
         self.report = report or reason
+        self.stack = stack
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -48,15 +49,24 @@ def explain_failure(error: BaseException, journal: Any, fleets: Sequence[Any] = 
         (noted,) = _answers([journal.noted_failures.remote()]) or [[]]
     stats = [asdict(answer) for answer in _answers([fleet.stats.remote() for fleet in fleets])]
     report = failure_report(noted or [note_of(root_cause(error))], stats)
-    return RunFailedError(redact(report.what), redact(report.text()))
+    stack = noted[0].stack if noted else ""
+    return RunFailedError(*map(redact, (report.what, report.text(), stack)))
 
 
-def note_failure(error: Exception, run_directory: Path) -> Path | str:
-    """Keep report and details of a failure, without secrets, in the run's folder; return the file, or why not."""
-    report = error.report if isinstance(error, RunFailedError) else str(error)
-    details = "".join(traceback.format_exception(error))
+def failure_of(error: Exception) -> RunFailedError:
+    """`error` itself if it is one, else the report of it."""
+    if isinstance(error, RunFailedError):
+        return error
+    failure = explain_failure(error, journal=None)
+    failure.__cause__ = error
+    return failure
+
+
+def note_failure(error: RunFailedError, run_directory: Path) -> Path | str:
+    """Keep the report and every detail but secrets in the run's folder; return the file, or why it was not written."""
+    details = redact("".join(traceback.format_exception(error)))
     try:
-        write_text(run_directory / ERROR_FILE, redact(f"{report}\n\n{details}"))
+        write_text(run_directory / ERROR_FILE, f"{error.report}\n\n{error.stack}{details}")
     except OSError as refusal:
         return f"not written, for {refusal}"
     return run_directory / ERROR_FILE

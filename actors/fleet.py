@@ -294,7 +294,7 @@ class Fleet:
             await asyncio.sleep(DRAIN_POLL_S)
             draining = await asyncio.to_thread(draining_nodes)
             for worker in [w for w in self._workers.values() if w.ready and not w.leaving and w.node_id in draining]:
-                logger.warning("fleet %s: the node of %s will be taken back", self.name, worker.worker_id)
+                self._say(logging.WARNING, worker, "its node will be taken back")
                 worker.leaving = True
                 self._drained += 1
                 self._replace()

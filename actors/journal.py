@@ -97,10 +97,11 @@ class Journal:
         """Add a line of JSON, of whichever process, to log.jsonl."""
         self._log.handle(logging.makeLogRecord({"msg": line}))
 
-    def note_failure(self, note: FailureNote, iteration: int | None = None) -> None:
+    def note_failure(self, note: FailureNote) -> None:
         """Keep what a rollout or the learner met, for the driver's report."""
         self._failures.append(note)
-        logger.error("%s (%s)", note.reason, ", ".join(note.where), extra={"iteration": iteration})
+        in_progress = self._history[-1]["iteration"] + 1 if self._history else self._first
+        logger.error("%s (%s)", note.reason, ", ".join(note.where), extra={"iteration": in_progress})
 
     def noted_failures(self) -> list[FailureNote]:
         """What `note_failure` was told, oldest first."""

@@ -50,8 +50,8 @@ async def call_leased(
             return await _result_renewing(fleet, lease, method, args)
         except RayTaskError as error:  # first: Ray gives it the class of its cause too, even that of a dead actor
             cause = _cause_of(error)
-            cause.add_note(f"in {method} on {worker_id}")
             if nonsense is None or not isinstance(cause, nonsense) or garbled:
+                cause.add_note(f"in {method} on {worker_id}")
                 raise cause from error
             garbled, loss = True, str(cause)
             await fleet.report_garbled.remote(lease.worker_id, loss)

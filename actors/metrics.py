@@ -24,6 +24,9 @@ FLEET_COUNTERS = {
     "calls": "Calls that were given to a worker.",
     "restarts": "Workers started in place of another.",
     "lost": "Workers that died after they were ready.",
+    "hung": "Those of them that gave no answer in time.",
+    "garbled": "Calls whose answer nobody could use.",
+    "drained": "Workers replaced because their node was about to be taken back.",
     "failed_starts": "Workers that died before they were ready.",
     "expired_leases": "Calls taken back because their caller died.",
 }

@@ -121,12 +121,13 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     if ray.get(config.journal.noted_failures.remote()):
         # Ray Train cannot tell a defect from a lost machine and started this worker anew; the driver will report it.
         return
-    rank = ray.train.get_context().get_world_rank()
-    log_in_actor("learner", f"learner-{rank}", config.journal.log.remote)
+    worker = f"learner-{ray.train.get_context().get_world_rank()}"
+    log_in_actor("learner", worker, config.journal.log.remote)
+    lasting = (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError)
     try:
         train_loop(config)
     except Exception as error:
         logger.exception("the learner failed")
-        if isinstance(error, (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError)):
-            ray.get(config.journal.note_failure.remote(note_of(error, f"on learner-{rank}")))
+        if isinstance(error, lasting):
+            ray.get(config.journal.note_failure.remote(note_of(error, f"in {worker}")))
         raise

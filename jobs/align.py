@@ -131,7 +131,7 @@ def carry_out(settings: RunSettings, run_directory: Path, location: str, circums
     Raises:
         ValueError: prompts, pairs of images or checkpoints that cannot be read.
     """
-    from actors.failure import RunFailedError, note_failure
+    from actors.failure import RunFailedError, failure_of, note_failure
     from pipeline.stopping import RunStoppedError, work_until_stopped
 
     try:
@@ -141,10 +141,10 @@ def carry_out(settings: RunSettings, run_directory: Path, location: str, circums
         tell(f"{stopped}; continue with: {resume_command(location)}")
         sys.exit(stopped.exit_code)
     except (RunFailedError, StorageError) as error:
-        details = note_failure(error, run_directory)
-        reason = error.report if isinstance(error, RunFailedError) else str(error)
+        failure = failure_of(error)
+        details = note_failure(failure, run_directory)
         tell(
-            f"error: {reason}\n"
+            f"error: {failure.report}\n"
             f"All that was done is kept; when the cause is gone, continue with --resume {location}\n"
             f"Details: {details}, {run_directory / LOG_FILE}; logs of every process: "
             f"{circumstances['cluster']['log_directory']}"

@@ -1,12 +1,18 @@
 """Why a run ended early, for a person to read: what failed, where, how often, and what to do about it."""
 
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 LONGEST_REASON_LINES = 20
 
-LOSSES = {"lost": "lost", "failed_starts": "failed to start"}
+LOSSES = {
+    "lost": "lost",
+    "hung": "of them without an answer in time",
+    "garbled": "times an answer nobody could use",
+    "failed_starts": "failed to start",
+}
 """Counters of a fleet that a failure may have to do with, and what they are called."""
 
 ADVICE = {
@@ -14,6 +20,7 @@ ADVICE = {
     "precision (model.dtype), and a server that does not answer has its own log",
     "NonFiniteGradientError": "the settings that the message names need a new run, for a run is resumed as it was",
     "StaleRecordsError": "this is a fault of the program: report it, with the details",
+    "StorageError": "make room, or bring back the storage that the message names",
     "AssertionError": "this is a fault of the program: report it, with the details",
     "TrackerError": "bring back the service that the message names; iterations that it lacks are given to it then",
     "WeightChecksumError": "look at the network and the memory of that node; a new attempt fetches the weights again",
@@ -38,11 +45,13 @@ class FailureNote(NamedTuple):
         reason: class and message of the exception.
         kinds: names of its class and of those that this derives from.
         where: which call it was, innermost first.
+        stack: its traceback.
     """
 
     reason: str
     kinds: tuple[str, ...]
     where: tuple[str, ...]
+    stack: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,8 @@ class FailureReport:
 def note_of(error: BaseException, *where: str) -> FailureNote:
     """A note of an exception: its own notes (`add_note`) say where it was raised, and `where` what was around that."""
     kinds = tuple(kind.__name__ for kind in type(error).__mro__)
-    return FailureNote(f"{kinds[0]}: {error}", kinds, (*getattr(error, "__notes__", ()), *where))
+    stack = "".join(traceback.format_exception(error))
+    return FailureNote(f"{kinds[0]}: {error}", kinds, (*getattr(error, "__notes__", ()), *where), stack)
 
 
 def failure_report(notes: Sequence[FailureNote], fleets: Iterable[Mapping[str, Any]]) -> FailureReport:

@@ -1,7 +1,7 @@
 """What a run says of itself while it goes on: lines of JSON, each with the role and the worker that wrote it.
 
 A line has `time` (UTC), `level`, `role`, `worker` and `message`; `iteration` where it belongs to one, and `exception`,
-the stack, where one is told.
+the stack, where one is told. No secret is in it.
 """
 
 import json
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
+
+from pipeline.secrets import redact
 
 OUR_LOGGERS = ("pipeline", "actors")
 """Loggers whose lines are kept; libraries speak on their own ones."""
@@ -52,9 +54,9 @@ class LineHandler(logging.Handler):
         iteration = getattr(record, "iteration", _iteration.get())
         if iteration is not None:
             values["iteration"] = iteration
-        values["message"] = record.getMessage()
+        values["message"] = redact(record.getMessage())
         if record.exc_info:
-            values["exception"] = logging.Formatter().formatException(record.exc_info)
+            values["exception"] = redact(logging.Formatter().formatException(record.exc_info))
         return json.dumps(values, ensure_ascii=False)
 
 

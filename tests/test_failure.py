@@ -7,8 +7,9 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayTaskError
 
-from actors.failure import RunFailedError, explain_failure, note_failure, root_cause
+from actors.failure import RunFailedError, explain_failure, failure_of, note_failure, root_cause
 from pipeline.failure_report import ADVICE, LONGEST_REASON_LINES, OTHER_ADVICE, failure_report, note_of
+from pipeline.patience import StorageError
 from pipeline.rewards.base import RewardError
 from pipeline.run_folder import ERROR_FILE
 
@@ -34,26 +35,20 @@ def test_an_error_that_was_raised_again_from_what_holds_it_is_its_own_cause() ->
     assert str(explain_failure(fault, journal=None)) == "RuntimeError: reward 'clip' returned nan"
 
 
-def test_details_are_kept_or_it_is_said_why_not(tmp_path: Path) -> None:
-    assert note_failure(RuntimeError("the disk is full"), tmp_path) == tmp_path / ERROR_FILE
-    assert "RuntimeError: the disk is full" in (tmp_path / ERROR_FILE).read_text()
-    no_folder = tmp_path / ERROR_FILE
-    assert str(note_failure(RuntimeError("the disk is full"), no_folder)).startswith("not written, for [Errno ")
-
-
 def test_a_report_says_what_where_how_often_and_what_to_do() -> None:
     error = RewardError("reward 'clip' returned nan")
     error.add_note("in score on reward-0")
     notes = [note_of(error, "in batch 3 of iteration 0"), note_of(LookupError("other")), note_of(error)]
     fleets = [
-        {"name": "rollout", "lost": 0, "failed_starts": 0},
-        {"name": "reward", "lost": 2, "failed_starts": 1},
+        {"name": "rollout", "lost": 0, "hung": 0, "garbled": 0, "failed_starts": 0},
+        {"name": "reward", "lost": 2, "hung": 1, "garbled": 0, "failed_starts": 1},
     ]
     what, where, how_often, what_to_do = failure_report(notes, fleets).text().splitlines()
     assert what == "RewardError: reward 'clip' returned nan"
     assert where == "where: in score on reward-0, in batch 3 of iteration 0"
     assert how_often == (
-        "how often: 2 calls failed like this since the run was started; reward workers: 2 lost, 1 failed to start"
+        "how often: 2 calls failed like this since the run was started; reward workers: 2 lost, 1 of them without "
+        "an answer in time, 1 failed to start"
     )
     assert what_to_do == f"what to do: {ADVICE['RewardError']}"
 
@@ -64,12 +59,8 @@ def test_advice_follows_from_the_class_or_from_one_that_it_derives_from() -> Non
 
 
 def test_advice_is_given_for_exceptions_that_exist() -> None:
-    known = {
-        kind.__name__ for kind in (*vars(ray.exceptions).values(), *vars(builtins).values()) if isinstance(kind, type)
-    }
-    ours = "".join(
-        path.read_text(encoding="utf-8") for floor in ("pipeline", "actors") for path in Path(floor).rglob("*.py")
-    )
+    ours = "".join(path.read_text() for floor in ("pipeline", "actors") for path in (REPOSITORY / floor).rglob("*.py"))
+    known = {*vars(ray.exceptions), *vars(builtins)}
     assert all(name in known or f"class {name}(" in ours for name in ADVICE)
 
 
@@ -91,3 +82,12 @@ def test_a_failure_travels_between_processes_as_it_is() -> None:
     failure = RunFailedError("the reason", "the reason\nwhere: here")
     copy = pickle.loads(pickle.dumps(failure))
     assert (str(copy), copy.report) == (str(failure), failure.report)
+
+
+def test_details_are_kept_or_it_is_said_why_not(tmp_path: Path) -> None:
+    failure = failure_of(StorageError("the disk is full"))
+    assert failure_of(failure) is failure and ADVICE["StorageError"] in failure.report
+    assert note_failure(failure, tmp_path) == tmp_path / ERROR_FILE
+    assert "StorageError: the disk is full" in (tmp_path / ERROR_FILE).read_text()
+    no_folder = tmp_path / ERROR_FILE
+    assert str(note_failure(failure, no_folder)).startswith("not written, for [Errno ")

@@ -66,7 +66,7 @@ def test_a_stop_is_asked_for_once_and_for_all(journal):
 
 def test_failures_are_kept_in_the_order_they_came(journal):
     for reason in ("first", "second"):
-        journal.note_failure(note_of(LookupError(reason), "here"), iteration=3)
+        journal.note_failure(note_of(LookupError(reason), "here"))
     assert [note.reason for note in journal.noted_failures()] == ["LookupError: first", "LookupError: second"]
 
 

@@ -87,7 +87,7 @@ def test_a_poisoned_reward_stops_the_run_with_one_readable_report(poisoned_run):
     details, logs = lines[5].removeprefix("Details: ").split("; logs of every process: ")
     assert details == f"{folder / 'error.log'}, {folder / 'log.jsonl'}"
     text = (folder / "error.log").read_text()
-    assert text.startswith(lines[0].removeprefix("error: ")) and "UserCodeException" in text
+    assert text.startswith(lines[0].removeprefix("error: ")) and "RayTaskError" in text
     assert any("a batch of 4 trajectories" in file.read_text() for file in Path(logs).glob("worker-*.err"))
 
 

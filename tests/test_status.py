@@ -24,7 +24,8 @@ def write_at(path: Path, text: str, age: float) -> None:
 
 def write_checkpoint(folder: Path, iteration: int, age: float) -> None:
     position = json.dumps({"next_iteration": iteration, "policy_version": iteration, "seconds": 10.0 * iteration})
-    write_at(folder / "checkpoints" / f"iteration_{iteration:06d}" / "position.json", position, age)
+    for name, text in (("position.json", position), ("manifest.json", "{}")):
+        write_at(folder / "checkpoints" / f"iteration_{iteration:06d}" / name, text, age)
 
 
 def facts_of(folder: Path) -> dict[str, str]:
@@ -70,7 +71,8 @@ def test_iterations_after_the_checkpoint_are_made_again(folder):
 
 def test_a_checkpoint_that_is_being_written_does_not_count(folder):
     write_checkpoint(folder, 1, 40)
-    write_at(folder / "checkpoints" / "iteration_000002" / "position.json", '{"next_it', 1)
+    write_checkpoint(folder, 2, 1)
+    (folder / "checkpoints" / "iteration_000002" / "manifest.json").unlink()
     assert facts_of(folder)["checkpoint"] == "after iteration 1, 40 s old"
 
 

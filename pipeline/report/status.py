@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.checkpoint_store import MANIFEST_FILE
 from pipeline.config import RunSettings
 from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
 from pipeline.report.history import read_metrics, read_settings
 from pipeline.run_folder import CHECKPOINTS_FOLDER, ENVIRONMENT_FILE, ERROR_FILE, SUMMARY_FILE
 
-POSITION_FILES = "iteration_*/position.json"
+POSITION_FILE = "position.json"
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,13 @@ def read_status(folder: Path) -> RunStatus:
 
 def _newest_checkpoint(folder: Path) -> CheckpointFound | None:
     found = []
-    for path in folder.glob(POSITION_FILES):
+    # The manifest is written last: a checkpoint without one is being written.
+    for manifest in folder.glob(f"iteration_*/{MANIFEST_FILE}"):
         try:
-            position = json.loads(path.read_text(encoding="utf-8"))
-            found.append(CheckpointFound(position["next_iteration"], path.stat().st_mtime))
+            position = json.loads((manifest.parent / POSITION_FILE).read_text(encoding="utf-8"))
+            found.append(CheckpointFound(position["next_iteration"], manifest.stat().st_mtime))
         except (FileNotFoundError, json.JSONDecodeError):
-            # The run writes this one now, or has just replaced it by a newer one.
+            # It was deleted since, or is damaged; a run that is taken up passes over it too.
             continue
     return max(found, key=lambda checkpoint: checkpoint.next_iteration, default=None)
 

@@ -120,7 +120,7 @@ class Trackers:
                 while missed:
                     tracker.record(missed[0]["iteration"], scalars_of(missed[0]))
                     missed.pop(0)
-            except TrackerError as error:
+            except (TrackerError, OSError) as error:  # a disk may refuse the file that a tracker keeps here
                 logger.warning("%s; it is given again with the next iteration", error)
 
     def close(self, succeeded: bool) -> None:
