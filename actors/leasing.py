@@ -11,7 +11,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from actors.fleet import FleetError, Lease
+from actors.fleet_state import FleetError, Lease
 
 # A batch that is too large for the time-out is so on every worker.
 MAX_TIMEOUTS = 3

@@ -19,7 +19,8 @@ from autoscaling import autoscaling_head
 from settings import miniature_settings
 
 from actors.dataset import PromptBatches, rollout_dataset
-from actors.fleet import FleetStats, start_fleet
+from actors.fleet import start_fleet
+from actors.fleet_state import FleetStats
 from actors.journal import start_journal
 from actors.weights import WeightTicket, start_weight_store
 from pipeline.prompts import SampleBatch, load_train_prompts

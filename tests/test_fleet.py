@@ -18,7 +18,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
 from actors.cluster import ClusterInfo
-from actors.fleet import Fleet, FleetError, FleetStats, start_fleet
+from actors.fleet import Fleet, start_fleet
+from actors.fleet_state import FleetError, FleetStats
 from actors.leasing import call_leased, call_leased_sync
 
 
