@@ -142,11 +142,11 @@ def carry_out(settings: RunSettings, run_directory: Path, location: str, circums
         sys.exit(stopped.exit_code)
     except (RunFailedError, StorageError) as error:
         failure = failure_of(error)
-        details = note_failure(failure, run_directory)
+        details = str(note_failure(failure, run_directory)).replace(str(run_directory), location)
         tell(
             f"error: {failure.report}\n"
             f"All that was done is kept; when the cause is gone, continue with --resume {location}\n"
-            f"Details: {details}, {run_directory / LOG_FILE}; logs of every process: "
+            f"Details: {details}, {location}/{LOG_FILE}; logs of every process: "
             f"{circumstances['cluster']['log_directory']}"
         )
         sys.exit(1)

@@ -88,8 +88,10 @@ def test_a_path_is_its_own_working_folder(tmp_path):
 
 
 def test_a_bucket_that_does_not_exist_is_refused(bucket):
+    assert not exists("s3://none/runs")
+    folder = working_folder("s3://none/runs", 60)
     with pytest.raises(ValueError, match=r"s3://none/runs cannot be used: .* must lie in a bucket that exists"):
-        exists("s3://none/runs")
+        folder.__enter__()
 
 
 def test_a_journal_keeps_the_bucket_up_to_date(bucket, tmp_path):
@@ -109,6 +111,8 @@ def test_a_store_that_fails_is_named(tmp_path, monkeypatch):
     write(tmp_path, {"config.yaml": ""})
     with pytest.raises(StorageError, match="could not write into s3://bucket/run, tried again for 0 s"):
         Mirror(tmp_path, "s3://bucket/run", NO_PATIENCE).push()
+    with pytest.raises(ValueError, match=r"s3://bucket/run cannot be used: .*Could not connect"):
+        exists("s3://bucket/run")
 
 
 @pytest.mark.slow
