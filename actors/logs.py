@@ -22,7 +22,8 @@ def log_in_actor(role: str, worker: str = "", send: Callable[[str], Any] | None 
         worker: which of them; by default Ray's id of the actor, by which its dashboard finds it.
         send: takes the lines too, such as `log.remote` of the journal, which keeps them in the run folder.
     """
-    actor_id = ray.get_runtime_context().get_actor_id()
+    # Asked for the context of a process, Ray would start.
+    actor_id = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
     if actor_id is None:
         return
     for receiver in filter(None, (_to_stderr, send)):
