@@ -98,6 +98,8 @@ def _carried_by(error: BaseException) -> BaseException | None:
 
 def _answers(references: list[Any]) -> list[Any]:
     """What actors answer; nothing where one of them is gone, which the failure itself tells."""
+    if not references:  # Ray would start to answer nothing
+        return []
     try:
         answers: list[Any] = ray.get(references, timeout=PATIENCE_S)
     except RayError:

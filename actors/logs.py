@@ -22,7 +22,7 @@ def log_in_actor(role: str, worker: str = "", send: Callable[[str], Any] | None 
         worker: which of them; by default Ray's id of the actor, by which its dashboard finds it.
         send: takes the lines too, such as `log.remote` of the journal, which keeps them in the run folder.
     """
-    # To ask for the context of a process without Ray would start one.
+    # Asked for the context of a process, Ray would start.
     actor_id = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
     if actor_id is None:
         return

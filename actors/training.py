@@ -15,7 +15,7 @@ from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.dataset import rollout_dataset
-from actors.failure import LastingFailureError
+from actors.failure import LastingFailureError, root_cause
 from actors.inputs import RunInputs
 from actors.logs import log_in_actor
 from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
@@ -129,5 +129,5 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     except Exception as error:
         logger.exception("the learner failed")
         if isinstance(error, lasting):
-            ray.get(config.journal.note_failure.remote(note_of(error, f"in {worker}")))
+            ray.get(config.journal.note_failure.remote(note_of(root_cause(error), f"in {worker}")))
         raise

@@ -42,7 +42,7 @@ class EventFile:
     def _open(self, iteration: int) -> EventsWriter:
         self._directory.mkdir(parents=True, exist_ok=True)
         # Names hold the second of their making, and another file of the same second must not replace the first.
-        writer = EventsWriter(str(self._directory / "events"), f".{next(self._numbers)}")
+        writer = EventsWriter(str(self._directory / "events"), f".from_{iteration:06d}.{next(self._numbers)}")
         writer.write_event(
             Event(wall_time=time.time(), step=iteration, session_log=SessionLog(status=SessionLog.START))
         )

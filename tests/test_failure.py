@@ -33,6 +33,7 @@ def test_an_error_that_was_raised_again_from_what_holds_it_is_its_own_cause() ->
     fault.__cause__ = task_error(fault)
     assert root_cause(fault) is fault
     assert str(explain_failure(fault, journal=None)) == "RuntimeError: reward 'clip' returned nan"
+    assert not ray.is_initialized()
 
 
 def test_a_report_says_what_where_how_often_and_what_to_do() -> None:
