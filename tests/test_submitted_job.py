@@ -26,7 +26,7 @@ PATIENCE_S = 150.0
 LARGEST_PACKAGE = 20 * 2**20
 
 # Namespaces in which Ray keeps what all jobs of a cluster share.
-RAYS_OWN = re.compile(r"_.*|SERVE_.*")
+RAYS_OWN = re.compile(r"_.*|AutoscalingCoordinator")
 
 
 def documented_submission() -> list[str]:
