@@ -49,7 +49,7 @@ class RayHead:
         """Status and JSON of the dashboard's answer to who shows the head's token, another one, or none ("")."""
         shown = self.environment["RAY_AUTH_TOKEN"] if token is None else token
         headers = {"Authorization": f"Bearer {shown}"} if shown else {}
-        response = urllib3.request("GET", self.address + path, headers=headers)
+        response = urllib3.request("GET", self.address + path, headers=headers, retries=False)
         return response.status, json.loads(response.data) if response.status == 200 else None
 
     def actors_of(self, job_id: str) -> list[dict[str, Any]]:
