@@ -93,6 +93,8 @@ def is_shared(actor: dict[str, Any]) -> bool:
     return bool(actor["name"] and RAYS_OWN.fullmatch(actor["ray_namespace"]))
 
 
+# Everything there is starts twice: minutes where other programs use the cores too.
+@pytest.mark.timeout(600)
 @pytest.mark.slow
 def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end(
     head: RayHead, config: Path, tmp_path: Path
