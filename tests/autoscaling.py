@@ -38,7 +38,6 @@ def autoscaling_head(
     directory = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie below it
     address = f"{ray._private.services.get_node_ip_address()}:{free_port()}"
     environment = os.environ | variables | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    environment |= {"RAY_AUTH_MODE": "disabled"}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     if version == "v2":
         environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID}
@@ -49,13 +48,15 @@ def autoscaling_head(
     command += ["--num-cpus=1", "--include-dashboard=false", f"--autoscaling-config={configuration}"]
     with (directory / "log").open("w") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        yield address
-        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-        head.terminate()
-        _, survivors = psutil.wait_procs(family, timeout=5)
-        for process in survivors:  # Ray's agents outlive a head that is terminated
-            process.kill()
-    shutil.rmtree(directory, ignore_errors=True)
+        try:
+            yield address
+        finally:
+            family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+            head.terminate()
+            _, survivors = psutil.wait_procs(family, timeout=5)
+            for process in survivors:  # Ray's agents outlive a head that is terminated
+                process.kill()
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _configuration(
@@ -72,7 +73,7 @@ def _configuration(
         "head_node_id": HEAD_NODE_ID,
     }
     node_types = {
-        "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
         "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": max_workers},
     }
     commands = ["", "head_", "worker_"]
@@ -83,7 +84,7 @@ def _configuration(
         "idle_timeout_minutes": idle_timeout_minutes,
         "provider": provider,
         "available_node_types": node_types,
-        "head_node_type": "head",
+        "head_node_type": "ray.head.default",
         "auth": {},
         "docker": {},
         "initialization_commands": [],

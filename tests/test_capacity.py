@@ -114,7 +114,7 @@ def test_connecting_twice_changes_nothing(ray_session: ClusterInfo):
 @pytest.fixture(params=["v1", "v2"])
 def autoscaling_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
     """Address of the head of a real autoscaling cluster on this machine, run by the autoscaler of that version."""
-    with autoscaling_head(request.param, worker={"CPU": 4}, max_workers=3) as address:
+    with autoscaling_head(request.param, worker={"CPU": 4}, max_workers=3, RAY_AUTH_MODE="disabled") as address:
         yield address
 
 

@@ -35,16 +35,19 @@ class Worker:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head without room and two spot nodes."""
-    path = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), path])
+    environment = dict(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), environment.get("PYTHONPATH", "")])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, resources={"spot": 1})
-    ray.init(cluster.address, logging_level="WARNING", log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    os.environ["PYTHONPATH"] = path
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, resources={"spot": 1})
+        ray.init(cluster.address, logging_level="WARNING", log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def test_a_worker_on_a_draining_node_finishes_its_call_while_another_takes_its_place(cluster):

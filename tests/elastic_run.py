@@ -1,0 +1,125 @@
+"""Rolls out on an autoscaling cluster and writes down what happened; a process has one login to Ray, so it is its own.
+
+python elastic_run.py ADDRESS
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import ray
+from settings import miniature_settings
+
+from actors.dataset import PromptBatches, rollout_dataset
+from actors.fleet import start_fleet
+from actors.fleet_state import FleetStats
+from actors.journal import start_journal
+from actors.weights import WeightTicket, start_weight_store
+from pipeline.prompts import SampleBatch, load_train_prompts
+
+MOST_NODES, BATCHES, BATCH_SIZE, BATCH_SECONDS = 3, 16, 4, 1.0
+PATIENCE_S = 90
+
+
+class SlowRollouts:
+    """Takes as long for a batch as it is told, and tells where it was made."""
+
+    async def ready(self) -> bool:
+        return True
+
+    async def collect(self, batch: SampleBatch, ticket: WeightTicket) -> pa.Table:
+        await asyncio.sleep(BATCH_SECONDS)
+        node = ray.get_runtime_context().get_node_id()
+        return pa.table({"sample": list(batch.samples), "node": [node] * len(batch.samples)})
+
+
+@dataclass
+class Run:
+    """A run's rollouts, without a learner."""
+
+    fleet: Any
+    store: Any
+    dataset: ray.data.Dataset
+
+    def iteration(self, number: int) -> pa.Table:
+        ray.get(self.store.publish.remote(number, number, np.zeros(3, dtype=np.float32)))
+        return pa.concat_tables(list(self.dataset.iter_batches(batch_size=None, batch_format="pyarrow")))
+
+    def stats(self) -> FleetStats:
+        return ray.get(self.fleet.stats.remote())
+
+
+def start_run(directory: Path) -> Run:
+    """One to three workers, each as large as a node."""
+    rollout = {"trajectories": BATCHES * BATCH_SIZE, "batch_size": BATCH_SIZE, "max_workers": MOST_NODES}
+    settings = miniature_settings(directory, rollout=rollout)
+    store, journal = start_weight_store(), start_journal(directory, settings)
+    options = {"num_cpus": 0, "resources": {"rollout": 1}}
+    fleet = start_fleet("rollout", SlowRollouts, actor_options=options, max_workers=MOST_NODES)
+    source = PromptBatches(settings, load_train_prompts("demo"))
+    return Run(fleet, store, rollout_dataset(settings, source, fleet, store, journal))
+
+
+def rollout_nodes() -> list[str]:
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and "rollout" in node["Resources"]]
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def kill_node(node_id: str) -> None:
+    """SIGKILL a raylet; its workers die with it."""
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if arguments and arguments[0].endswith("raylet/raylet") and any(node_id in argument for argument in arguments):
+            process.kill()
+            return
+    raise AssertionError(f"no raylet of node {node_id}")
+
+
+def roll_out(directory: Path) -> dict[str, Any]:
+    """Two iterations: the cluster grows from nothing in the first, and loses all nodes but one in the second."""
+    facts: dict[str, Any] = {"nodes_before": len(rollout_nodes())}
+    run = start_run(directory)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(run.iteration, 0)
+        wait_until(lambda: run.stats().busy == 1)
+        ray.get(run.fleet.grow.remote())
+        records = first.result(PATIENCE_S)
+        facts["first_samples"] = sorted(records["sample"].to_pylist())
+        facts["nodes_that_took_part"] = len(set(records["node"].to_pylist()))
+        wait_until(lambda: run.stats().ready == MOST_NODES)
+        facts["nodes_of_the_maximum"] = len(rollout_nodes())
+
+        second = threads.submit(run.iteration, 1)
+        wait_until(lambda: run.stats().busy == MOST_NODES)
+        for node in rollout_nodes()[1:]:
+            kill_node(node)
+        facts["second_samples"] = sorted(second.result(PATIENCE_S)["sample"].to_pylist())
+        wait_until(lambda: run.stats().ready == MOST_NODES)
+        facts["lost"] = run.stats().lost
+    ray.get(run.fleet.shutdown.remote())
+    wait_until(lambda: rollout_nodes() == [])
+    facts["nodes_after"] = len(rollout_nodes())
+    return facts
+
+
+if __name__ == "__main__":
+    ray.init(sys.argv[1], logging_level="WARNING", log_to_driver=False)
+    with tempfile.TemporaryDirectory() as folder:
+        facts = roll_out(Path(folder))
+    Path(sys.argv[2]).write_text(json.dumps(facts))
