@@ -1,8 +1,8 @@
 """What Prometheus sees of a run: numbers that the actors hand to Ray, whose agent on each node serves them.
 
 Every name below appears there behind `ray_tailorpo_`, a counter's before `_total`, with the run's name as its label
-`run`. deploy/grafana/tailorpo.json draws them. Ray forgets a gauge that nobody sets for some seconds, and knows a counter
-from its first increment on only: so gauges are set again and again, those that count included.
+`run`; deploy/grafana/tailorpo.json draws them. Ray forgets a gauge that nobody sets for some seconds, and knows a
+counter from its first increment on only. So gauges are set again and again, and what a fleet counts is a gauge too.
 
 Imported by the light tasks of Ray Data through the fleet, so nothing here imports torch.
 """
