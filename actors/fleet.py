@@ -23,7 +23,7 @@ from actors.cluster import beside_the_driver
 from actors.draining import draining_nodes, node_of
 from actors.fleet_state import FleetError, FleetStats, Lease
 from actors.logs import log_in_actor
-from actors.metrics import FleetMetrics
+from actors.metrics import METRICS_INTERVAL_S, FleetMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,6 @@ MAX_PENDING_CALLS = 100_000
 
 # Pause before a worker that crashed while starting is started again: doubles from the first to the second, seconds.
 FIRST_CRASH_PAUSE_S, LONGEST_CRASH_PAUSE_S = 0.5, 30.0
-
-# Between two looks of Prometheus at the fleet, seconds; Ray passes them on every ten seconds.
-METRICS_INTERVAL_S = 2.0
 
 # A spot notice comes two minutes before the end, or less.
 DRAIN_POLL_S = 2.0

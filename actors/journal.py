@@ -119,6 +119,7 @@ class Journal:
         """Tell the trackers how the run ended; nothing is recorded after it."""
         if self._trackers is not None:
             self._trackers.close(succeeded)
+        self._prometheus.end()
 
     def save_records(self, iteration: int, worker: int, table: pa.Table) -> None:
         """Keep one learner worker's share of an iteration's records as Parquet."""

@@ -1,17 +1,22 @@
 """What Prometheus sees of a run: numbers that the actors hand to Ray, whose agent on each node serves them.
 
 Every name below appears there behind `ray_tailorpo_`, a counter's before `_total`, with the run's name as its label
-`run`. deploy/grafana/tailorpo.json draws them. Ray repeats a gauge's last value for as long as its actor lives.
+`run`; deploy/grafana/tailorpo.json draws them. Ray forgets a gauge that nobody sets for some seconds, and knows a
+counter from its first increment on only. So gauges are set again and again, and what a fleet counts is a gauge too.
 
 Imported by the light tasks of Ray Data through the fleet, so nothing here imports torch.
 """
 
 import math
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ray.util.metrics import Counter, Gauge
+
+# Between two settings of the same gauge, seconds; Ray passes them on every ten seconds.
+METRICS_INTERVAL_S = 2.0
 
 FLEET_GAUGES = {
     "ready": "Workers that can be leased.",
@@ -56,17 +61,12 @@ class FleetMetrics:
     def __init__(self, run: str, fleet: str) -> None:
         labels = {"run": run, "fleet": fleet}
         self._gauges = {name: _gauge(f"fleet_{name}", text, labels) for name, text in FLEET_GAUGES.items()}
-        self._counters = {name: _counter(f"fleet_{name}", text, labels) for name, text in FLEET_COUNTERS.items()}
-        self._counted = dict.fromkeys(FLEET_COUNTERS, 0)
+        self._gauges |= {name: _gauge(f"fleet_{name}_total", text, labels) for name, text in FLEET_COUNTERS.items()}
 
     def show(self, stats: Mapping[str, Any]) -> None:
-        """Show the fields of a `FleetStats`."""
+        """Show the fields of a `FleetStats`; to be called every METRICS_INTERVAL_S."""
         for name, gauge in self._gauges.items():
             gauge.set(stats[name])
-        for name, counter in self._counters.items():
-            if stats[name] > self._counted[name]:
-                counter.inc(stats[name] - self._counted[name])
-                self._counted[name] = stats[name]
 
 
 class RolloutMetrics:
@@ -81,28 +81,46 @@ class RolloutMetrics:
 
 
 class RunMetrics:
-    """How far a run is, and how it learns."""
+    """How far a run is, and how it learns; a thread repeats it until `end`."""
 
     def __init__(self, run: str) -> None:
         self._gauges = {name: _gauge(name, text, {"run": run}) for name, text in RUN_GAUGES.items()}
         self._learner_starts = _counter(LEARNER_STARTS, RUN_COUNTERS[LEARNER_STARTS], {"run": run})
+        self._values: dict[str, float] = {}
+        self._ended = threading.Event()
+        threading.Thread(target=self._repeat, name="metrics", daemon=True).start()
 
     def learner_began(self, iteration: int) -> None:
         """The learner took its place, with `iteration` iterations behind it."""
         self._learner_starts.inc()
-        self._gauges[ITERATIONS].set(iteration)
+        self._set({ITERATIONS: iteration})
 
     def iteration_ended(self, metrics: Mapping[str, Any]) -> None:
         """Show an iteration's metrics; what it has no number for keeps its last one."""
-        self._gauges[ITERATIONS].set(metrics["iteration"] + 1)
-        for name in ITERATION_GAUGES:
-            value = metrics.get(name)
-            if value is not None and math.isfinite(value):
-                self._gauges[name].set(value)
+        told = {name: metrics[name] for name in ITERATION_GAUGES if metrics.get(name) is not None}
+        finite = {name: value for name, value in told.items() if math.isfinite(value)}
+        self._set({ITERATIONS: metrics["iteration"] + 1} | finite)
 
     def checkpoint_written(self) -> None:
         """A checkpoint lies in the run folder now."""
-        self._gauges[CHECKPOINT_TIME].set(time.time())
+        self._set({CHECKPOINT_TIME: time.time()})
+
+    def end(self) -> None:
+        """Repeat nothing any more."""
+        self._ended.set()
+
+    def _set(self, values: Mapping[str, float]) -> None:
+        # One assignment: the thread sees either all of the old values or all of the new ones.
+        self._values = self._values | values
+        self._show()
+
+    def _show(self) -> None:
+        for name, value in self._values.items():
+            self._gauges[name].set(value)
+
+    def _repeat(self) -> None:
+        while not self._ended.wait(METRICS_INTERVAL_S):
+            self._show()
 
 
 def exported_names() -> set[str]:

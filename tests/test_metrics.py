@@ -41,7 +41,7 @@ def test_no_two_panels_overlap_or_share_a_number():
 
 
 def test_metrics_take_what_a_fleet_and_an_iteration_tell():
-    """Outside Ray nobody collects them; a counter takes differences, and refuses one that falls."""
+    """Outside Ray nobody collects them."""
     fleet = FleetMetrics("a-run", "rollout")
     stats: dict[str, Any] = dict.fromkeys([*FLEET_GAUGES, *FLEET_COUNTERS], 0)
     for calls in (0, 3, 3, 5):
@@ -50,3 +50,4 @@ def test_metrics_take_what_a_fleet_and_an_iteration_tell():
     run.learner_began(2)
     run.iteration_ended({"iteration": 2, "reward": None, "loss": float("nan"), "seconds": 1.5})
     run.checkpoint_written()
+    run.end()
