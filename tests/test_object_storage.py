@@ -7,6 +7,7 @@ import boto3
 import numpy as np
 import pytest
 import yaml
+from job_runs import ITERATIONS, REPOSITORY, FinishedJob
 from settings import miniature_settings, miniature_values
 
 from actors.cluster import ClusterInfo
@@ -16,7 +17,7 @@ from pipeline.checkpoint_store import CheckpointStore, FoundCheckpoint
 from pipeline.object_storage import ONLY_ADDED_TO, Mirror, exists, read_text, working_folder
 from pipeline.patience import NO_PATIENCE, StorageError
 
-pytest_plugins = ["model_fixtures", "s3_server"]
+pytest_plugins = ["model_fixtures", "job_fixtures", "s3_server"]
 
 
 def keys(prefix: str) -> list[str]:
@@ -116,30 +117,38 @@ def test_a_store_that_fails_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_lives_in_a_bucket_and_is_taken_up_from_there(
-    bucket: str, ray_session: ClusterInfo, miniature_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_in_a_bucket_is_taken_up_from_there(
+    bucket: str,
+    ray_session: ClusterInfo,
+    undisturbed_run: tuple[FinishedJob, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    values = miniature_values(miniature_model, name="bucketed", output_dir=f"{bucket}/runs", records={"save": True})
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(values))
-    main(["--config", str(config)])
-    location = f"{bucket}/runs/bucketed"
-    assert f"adapter in {location}/adapter, report in {location}/report.html" in capsys.readouterr().out
-    made = keys("runs/bucketed/")
-    folders = {"adapter", "checkpoints", "prompts", "records", "samples", "tensorboard"}
-    assert {key.split("/")[0] for key in made if "/" in key} == folders
-    finished = read_text(f"{location}/metrics.jsonl")
-    # As if it had been killed in its last iteration, while the checkpoint was written.
-    for key in made:
-        if key.startswith(("adapter/", "summary")):
+    """As if a run had been killed in its last iteration, while the checkpoint was written, and its disk were lost."""
+    finished, location = undisturbed_run[1], f"{bucket}/runs/bucketed"
+    Mirror(finished, location, NO_PATIENCE).push()
+    for key in keys("runs/bucketed/"):
+        if key.startswith(("adapter", "evaluation", "summary", "report")):
             boto3.client("s3").delete_object(Bucket="bucket", Key=f"runs/bucketed/{key}")
-    damage("runs/bucketed/checkpoints/iteration_000002/learner.safetensors")
+    damage(f"runs/bucketed/checkpoints/iteration_{ITERATIONS:06d}/learner.safetensors")
+    monkeypatch.chdir(REPOSITORY)
     main(["--resume", location])
-    assert set(keys("runs/bucketed/")) >= set(made)
-    hashes = [
-        [json.loads(line)["adapter_sha256"] for line in text.splitlines()]
-        for text in (finished, read_text(f"{location}/metrics.jsonl"))
-    ]
-    assert hashes[0] == hashes[1] and len(hashes[0]) == 2
-    with pytest.raises(SystemExit, match="bucketed exists; continue it by --resume"):
+    assert f"adapter in {location}/adapter, report in {location}/report.html" in capsys.readouterr().out
+    expected, found = (
+        [(line["iteration"], line["adapter_sha256"]) for line in map(json.loads, text.splitlines())]
+        for text in ((finished / "metrics.jsonl").read_text(), read_text(f"{location}/metrics.jsonl"))
+    )
+    assert found == expected and len(found) == ITERATIONS
+    made = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
+    assert set(keys("runs/bucketed/")) >= made
+
+
+def test_a_run_that_is_there_already_is_not_begun_anew(bucket: str, miniature_model: Path, tmp_path: Path) -> None:
+    boto3.client("s3").put_object(Bucket="bucket", Key="runs/taken/config.yaml", Body=b"")
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(miniature_values(miniature_model, name="taken", output_dir=f"{bucket}/runs")))
+    with pytest.raises(
+        SystemExit, match="s3://bucket/runs/taken exists; continue it by --resume s3://bucket/runs/taken"
+    ):
         main(["--config", str(config)])
