@@ -111,7 +111,7 @@ class RunMetrics:
 
     def _set(self, values: Mapping[str, float]) -> None:
         # One assignment: the thread sees either all of the old values or all of the new ones.
-        self._values = self._values | values
+        self._values = {**self._values, **values}
         self._show()
 
     def _show(self) -> None:
