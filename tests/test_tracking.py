@@ -155,7 +155,7 @@ def test_a_store_that_is_away_for_a_while_is_given_what_it_missed(mlflow_setting
     (tmp_path / "mlruns").rename(tmp_path / "away")
     with caplog.at_level(logging.WARNING):
         record(journal, 1, 2)
-    assert [entry.message.count("did not take iteration 1") for entry in caplog.records] == [1, 1]
+    assert [entry.message.count("did not take iteration 1") for entry in caplog.records].count(1) == 2
     assert [line["iteration"] for line in journal.metrics.read()] == [0, 1, 2]
     (tmp_path / "away").rename(tmp_path / "mlruns")
     record(journal, 3)

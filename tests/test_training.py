@@ -109,6 +109,7 @@ def test_prometheus_finds_every_metric_of_the_run(settings, finished):
     found: dict[tuple[str, frozenset[str]], float] = {}
 
     def all_are_there() -> bool:
+        found.clear()
         found.update(scraped(address))
         return {name for name, _ in found} >= exported_names()
 
