@@ -136,9 +136,9 @@ def _cluster_runtime_env(own_modules: Sequence[Path]) -> dict[str, Any]:
     environment: dict[str, Any] = {"env_vars": _worker_environment()}
     if JOB_CONFIG_VARIABLE not in os.environ:
         environment |= {"working_dir": str(REPOSITORY), "excludes": UPLOAD_EXCLUDES}
-        environment["py_modules"] = [
-            str(path) for path in own_modules if path.parent != REPOSITORY and not path.is_relative_to(sys.prefix)
-        ]
+        sent = [str(path) for path in own_modules if path.parent != REPOSITORY and not path.is_relative_to(sys.prefix)]
+        if sent:  # Ray takes an empty list for one module without a name, and starts no worker
+            environment["py_modules"] = sent
     return environment
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.capacity import Growth, WorkerRequest, check_capacity, check_object_store, find_growth, fits
-from actors.cluster import ClusterInfo, connect, disconnect, refuse_fleeting_folder
+from actors.cluster import ClusterInfo, _cluster_runtime_env, connect, disconnect, refuse_fleeting_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EIGHT_GPUS = {"CPU": 32.0, "GPU": 8.0}
@@ -168,3 +168,9 @@ def test_a_ray_client_address_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(ValueError, match="ray job submit"):
         connect()
+
+
+def test_a_driver_on_a_cluster_sends_modules_only_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert "py_modules" not in _cluster_runtime_env([])
+    assert _cluster_runtime_env([tmp_path / "rewards.py"])["py_modules"] == [str(tmp_path / "rewards.py")]
