@@ -1,31 +1,25 @@
 """Rollouts one iteration ahead of the learner: the actors against one process, taken up again, and what is refused."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from crew_fixtures import fresh, metrics_in
 from in_process import align_in_process
 from settings import miniature_settings
 
-from actors.cluster import ClusterInfo
-from actors.crew import Crew, start_crew
 from actors.inputs import read_inputs
-from actors.journal import start_journal
 from actors.training import train
-from actors.weights import checksum_of, start_weight_store
+from actors.weights import checksum_of
 from pipeline.config import RunSettings
 from pipeline.rollout_policy import RolloutPolicy
 from pipeline.staleness import StaleRecordsError, policy_age
 from pipeline.weighting import Normalisation
 
-pytest_plugins = ["model_fixtures"]
+pytest_plugins = ["crew_fixtures", "model_fixtures"]
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +43,6 @@ def expected(settings: RunSettings) -> list[str]:
     published = align_in_process(settings)
     torch.set_num_threads(threads)
     return [checksum_of(adapter) for adapter in published[1:]]
-
-
-@pytest.fixture(scope="module")
-def crew(ray_session: ClusterInfo, settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
-    crew = start_crew(settings, tmp_path_factory.mktemp("crew"))
-    yield crew
-    crew.dismiss()
-
-
-def fresh(crew: Crew, directory: Path, settings: RunSettings) -> Crew:
-    return replace(crew, store=start_weight_store(), journal=start_journal(directory, settings))
-
-
-def metrics_in(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow

@@ -5,8 +5,7 @@ import re
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,23 @@ import pytest
 import ray
 import torch
 import torch.distributed as dist
+from crew_fixtures import fresh
 from in_process import align_in_process, load_policy
 from numpy.typing import NDArray
 from settings import miniature_settings
 from torch import multiprocessing
 
-from actors.cluster import ClusterInfo
-from actors.crew import Crew, check_room, start_crew
+from actors.crew import Crew, check_room
 from actors.inputs import read_inputs
-from actors.journal import start_journal
 from actors.learner import common_hash
 from actors.metrics import exported_names
 from actors.training import train
-from actors.weights import checksum_of, load_weights, start_weight_store
+from actors.weights import checksum_of, load_weights
 from pipeline.adapter import flatten_adapter
 from pipeline.config import RunSettings
 from pipeline.learning import Learner
 
-pytest_plugins = ["model_fixtures"]
+pytest_plugins = ["crew_fixtures", "model_fixtures"]
 
 pytestmark = pytest.mark.slow
 
@@ -65,18 +63,6 @@ def expected(settings: RunSettings) -> list[NDArray[np.float32]]:
     published = align_in_process(settings)
     torch.set_num_threads(threads)
     return published
-
-
-@pytest.fixture(scope="module")
-def crew(ray_session: ClusterInfo, settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
-    """Fleets for all runs of this module; each run gets a journal and a weight store of its own by `fresh`."""
-    crew = start_crew(settings, tmp_path_factory.mktemp("crew"))
-    yield crew
-    crew.dismiss()
-
-
-def fresh(crew: Crew, directory: Path, settings: RunSettings) -> Crew:
-    return replace(crew, store=start_weight_store(), journal=start_journal(directory, settings))
 
 
 def hashes(directory: Path) -> list[str]:
