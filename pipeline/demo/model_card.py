@@ -9,8 +9,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pipeline.demo.train_denoiser import MISTAKEN_SHARE
-
 _HEADER = """---
 license: apache-2.0
 ---
@@ -56,9 +54,7 @@ def pipeline_card(quality: dict[str, Any]) -> str:
     introduction = (
         "A small latent diffusion model that draws scenes of coloured shapes from prompts, as a diffusers "
         "`StableDiffusionPipeline` with Stable Diffusion v1.5's schedule. It is good but not perfect on purpose: the "
-        "model to be aligned. In the captions it was trained on, "
-        f"{_percent(MISTAKEN_SHARE)} of the stated backgrounds, sizes and colours are wrong, as captions from the web "
-        "are, so it errs where preferences can correct it. Sample with a guidance scale of "
+        "model to be aligned. Sample with a guidance scale of "
         f"{quality['guidance_scale']:g}, {quality['sampling_steps']} DDIM steps and eta {quality['eta']:g}."
         "\n\n![Samples](samples.png)\n\nThe samples are first draws, not chosen; prompts in reading order:\n\n"
         + "\n".join(f"{number}. {prompt}" for number, prompt in enumerate(quality["grid_prompts"], 1))

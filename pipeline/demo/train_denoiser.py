@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipeline.demo import architectures
-from pipeline.demo.captions import describe, leave_open, misstate
+from pipeline.demo.captions import describe, leave_open
 from pipeline.demo.renderer import draw_scenes, random_attributes
 from pipeline.demo.training import (
     LoopConfig,
@@ -23,7 +23,6 @@ from pipeline.demo.training import (
 )
 
 EMPTY_PROMPT_SHARE = 0.1
-MISTAKEN_SHARE = 0.1
 LARGEST_SNR = 5.0
 SINGLE_SHARE = 0.3
 _ENCODING_BATCH = 64
@@ -97,8 +96,7 @@ def train_denoiser(
 ) -> ConditionedDenoiser:
     """Train on ``scenes`` encoded scenes with the noise-prediction loss; a tenth of the prompts is empty.
 
-    A tenth of the backgrounds, sizes and colours that prompts state is wrong (``misstate``). The batch is shared
-    among ``shards`` threads.
+    The batch is shared among ``shards`` threads.
     """
     torch.manual_seed(config.seed)
     denoiser = build_denoiser(tokenizer).to(device)
@@ -118,8 +116,7 @@ def train_denoiser(
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = torch.randint(len(weights), (batch_size,), generator=generator)
         noised = scheduler.add_noise(latents, noise, timesteps).to(device)
-        told = misstate(leave_open(rows[chosen], generator), MISTAKEN_SHARE, generator)
-        prompts = describe(told, generator)
+        prompts = describe(leave_open(rows[chosen], generator), generator)
         kept = torch.rand(batch_size, generator=generator) >= EMPTY_PROMPT_SHARE
         prompts = [prompt if keep else "" for prompt, keep in zip(prompts, kept.tolist(), strict=True)]
         tokens = tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids.to(device)
