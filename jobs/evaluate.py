@@ -77,12 +77,13 @@ def print_plan(settings: AdapterEvaluationSettings) -> None:
         ValueError: as a real evaluation would, before its first actor.
     """
     from pipeline.evaluation.preflight import check_evaluation
+    from pipeline.generation import drift_steps
     from pipeline.prompts import load_held_out_prompts
 
     check_evaluation(settings)
-    images = settings.images_per_prompt
-    # A call for each step of the base model; with an adapter one more, of the base model, for the drift.
-    calls = images * settings.sampling.num_steps * (1 + 2 * len(settings.adapters))
+    images, steps, adapters = settings.images_per_prompt, settings.sampling.num_steps, len(settings.adapters)
+    # A call for each step of every model, and for each adapter those of the base model that the drift takes.
+    calls = images * (steps * (1 + adapters) + len(drift_steps(steps)) * adapters)
     if isinstance(settings.prompts, str):
         prompts = len(load_held_out_prompts(settings.prompts))
         arithmetic = {"images_per_model": prompts * images, "network_calls": prompts * calls}

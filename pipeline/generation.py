@@ -10,6 +10,9 @@ from pipeline.policy import Policy
 from pipeline.preference_loss import drift
 from pipeline.prompts import SampleBatch
 
+DRIFT_STEPS = 5
+"""At how many steps the drift is measured; at each it would cost as much as drawing the images."""
+
 Watcher = Callable[[int, Tensor, Tensor, Tensor], None]
 """What looks on at every step: its index, x_t (B, C, H, W), and mean (B, C, H, W) and deviation of the next latent."""
 
@@ -36,21 +39,28 @@ def generate_latents(policy: Policy, batch: SampleBatch, run_seed: int, watch: W
     return x_t
 
 
+def drift_steps(num_steps: int) -> tuple[int, ...]:
+    """The middles of up to `DRIFT_STEPS` equal parts of a grid, as step indices; all steps of a short one."""
+    parts = min(num_steps, DRIFT_STEPS)
+    return tuple((2 * part + 1) * num_steps // (2 * parts) for part in range(parts))
+
+
 def generate_with_drift(policy: Policy, batch: SampleBatch, run_seed: int) -> tuple[Tensor, Tensor]:
     """`generate_latents`, and how far the policy has moved from the reference along these very trajectories.
 
-    The drift is mean(||mu_theta - mu_ref||^2) / (2 std^2) over C, H, W, as in training, averaged over the steps that
-    add noise. Times their number and C*H*W it estimates the KL divergence of whole trajectories, in nats. It costs a
-    reference call per step.
+    The drift is mean(||mu_theta - mu_ref||^2) / (2 std^2) over C, H, W, as in training, averaged over `drift_steps`
+    without one that adds no noise. Times C*H*W and the number of steps it estimates the KL divergence of whole
+    trajectories, in nats. It costs a reference call at each of these steps.
 
     Returns:
         x_0 (B, C, H, W) and drift (B,), both float32.
     """
-    prompts, steps = list(batch.prompts), []
+    prompts, drifts = list(batch.prompts), []
+    compared = drift_steps(policy.transition.num_steps)
 
     def compare(step: int, x_t: Tensor, mean: Tensor, std: Tensor) -> None:
-        if std > 0:
+        if step in compared and std > 0:
             reference, _ = policy.transition.mean_std(policy.predict_reference(x_t, step, prompts), x_t, step)
-            steps.append(drift(mean, reference, std, "mean"))
+            drifts.append(drift(mean, reference, std, "mean"))
 
-    return generate_latents(policy, batch, run_seed, compare), torch.stack(steps).mean(dim=0)
+    return generate_latents(policy, batch, run_seed, compare), torch.stack(drifts).mean(dim=0)

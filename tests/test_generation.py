@@ -1,14 +1,17 @@
 """Plain sampling: against a chain by hand, and pictures that form pairs."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from policies import make_policy
 from settings import miniature_settings
 
 from pipeline.config import RunSettings
-from pipeline.generation import evaluation_batch, generate_latents
+from pipeline.generation import drift_steps, evaluation_batch, generate_latents
 from pipeline.noise import EVALUATION_ITERATION, INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
 
@@ -32,6 +35,16 @@ def test_prompts_are_drawn_round_and_round() -> None:
     assert batch.iteration == EVALUATION_ITERATION
     assert batch.samples == (2, 3, 4, 5, 6)
     assert batch.prompts == (PROMPTS[2], *PROMPTS, PROMPTS[0])
+
+
+@given(st.integers(1, 1000))
+def test_the_drift_is_measured_evenly_over_the_grid(num_steps: int) -> None:
+    steps = drift_steps(num_steps)
+    assert len(set(steps)) == min(num_steps, 5)
+    before, after = steps[0], num_steps - 1 - steps[-1]
+    assert abs(before - after) <= 1
+    gaps = {late - early for early, late in itertools.pairwise(steps)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 def test_latents_are_the_chain_of_the_transition(policy: Policy) -> None:
