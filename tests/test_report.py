@@ -53,7 +53,7 @@ class Page(HTMLParser):
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of two methods, the first with a run that is shorter than the other."""
     runs = tmp_path_factory.mktemp("runs")
-    hacking = {"diversity": {"base": 0.5, "aligned": 0.25, "low": -0.5, "high": -0.125}}
+    hacking = {"diversity": {"base": 0.5, "aligned": 0.25, "low": -0.5, "high": -0.125, "moved": True}}
     verdict = "<b>diversity</b> fell | twice"
     folders = [
         write_run_folder(runs / "g0", [1.0, 2.0, 3.0, 9.0], evaluation={"rewards": {"clip": reward_row(0.5)}}),
@@ -105,11 +105,13 @@ def test_page_and_markdown_tell_the_same_comparison(compared):
     assert "| diversity | TailorPO-G | 1 | 0.5000 | 0.2500 | -0.2500 | [-0.5000, -0.1250] |" in markdown
     assert "0 of 3 runs have all their iterations" in page.text and "0 of 3 runs" in markdown
     assert "| TailorPO-G | g0 | 0 | 4 of 24 | 256 | 11,520 | 45 | 40 s | 30 s | 10 s |" in markdown
+    moved = "TailorPO-G: beyond the base model's own spread moved diversity in 1 of 1 runs."
+    assert moved in page.text and moved in markdown
     assert "lora:" in page.text and "a GPU" in page.text
 
 
 def test_words_from_a_run_folder_stay_words(compared):
-    assert "TailorPO-G, seed 1: <b>diversity</b> fell | twice" in Page(compared / "report.html").text
+    assert "<b>diversity</b> fell | twice" in Page(compared / "report.html").text
     assert "<b>diversity" not in (compared / "report.html").read_text(encoding="utf-8")
 
 

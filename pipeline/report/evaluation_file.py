@@ -47,6 +47,8 @@ class HackingMeasure(Interval):
 
     base: float
     aligned: float
+    moved: bool | None = None
+    """Whether it moved beyond the base model's own spread; None where nobody looked."""
 
 
 class RunEvaluation(EvaluationValues):

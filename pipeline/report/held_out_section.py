@@ -1,9 +1,10 @@
 """Is the aligned model better, by how much, and at what price? The tables that a reader sees first."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.report.charts import Bar, interval_chart
-from pipeline.report.comparison import Comparison
+from pipeline.report.comparison import Comparison, Method
 from pipeline.report.content import Chart, Section, Table
 from pipeline.report.explanations import HACKING, HELD_OUT, INTERVAL_OVER_PAIRS, INTERVAL_OVER_SEEDS, NOT_EVALUATED
 from pipeline.report.held_out import HeldOutRow, rows_of_runs, rows_over_seeds
@@ -37,9 +38,9 @@ def hacking_section(comparison: Comparison) -> Section | None:
     return Section(
         "Reward hacking",
         paragraphs=(HACKING,),
-        points=verdicts,
+        points=tuple(point for method in comparison.methods for point in _points(method)),
         tables=(_table("Measures", comparison, rows, HACKING_COLUMNS),) if rows else (),
-        folded=_table_of_runs(comparison, "hacking", HACKING_COLUMNS),
+        folded=_table_of_runs(comparison, "hacking", HACKING_COLUMNS) + verdicts,
     )
 
 
@@ -49,13 +50,30 @@ def _meaning_of_intervals(rows: Sequence[HeldOutRow]) -> list[str]:
     return single + several
 
 
-def _verdicts(comparison: Comparison) -> tuple[str, ...]:
-    return tuple(
-        f"{method.label}, seed {run.seed}: {run.evaluation.verdict}"
+def _points(method: Method) -> tuple[str, ...]:
+    """What an only run's verdict says; of several runs, in how many of them each measure moved."""
+    evaluations = [run.evaluation for run in method.runs if run.evaluation is not None]
+    if len(method.runs) == 1:
+        return tuple(f"{method.label}: {evaluation.verdict}" for evaluation in evaluations if evaluation.verdict)
+    moved = Counter(name for evaluation in evaluations for name, row in evaluation.hacking.items() if row.moved)
+    measured = sum(any(row.moved is not None for row in evaluation.hacking.values()) for evaluation in evaluations)
+    if not measured:
+        return ()
+    told = ", ".join(f"{name} in {runs}" for name, runs in moved.most_common()) or "no measure in any"
+    return (f"{method.label}: beyond the base model's own spread moved {told} of {count(measured)} runs.",)
+
+
+def _verdicts(comparison: Comparison) -> tuple[Table, ...]:
+    """The verdict of every run, where there are several of a method."""
+    rows = tuple(
+        (method.label, str(run.seed), run.evaluation.verdict)
         for method in comparison.methods
         for run in method.runs
         if run.evaluation is not None and run.evaluation.verdict is not None
     )
+    if not rows or len(comparison.runs) == len(comparison.methods):
+        return ()
+    return (Table("Verdicts, run by run", ("method", "seed", "verdict"), rows),)
 
 
 def _table(caption: str, comparison: Comparison, rows: Sequence[HeldOutRow], columns: tuple[str, ...]) -> Table:
