@@ -90,6 +90,7 @@ def _iterate(config: TrainLoopConfig, learner: Learner, rollouts: Rollouts, posi
         "iteration": iteration,
         "policy_version": version,
         "policy_age": age,
+        "learner_workers": ray.train.get_context().get_world_size(),
         **metrics,
         "adapter_sha256": adapter_hash,
         "rollout_seconds": fetched - started,

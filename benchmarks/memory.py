@@ -14,31 +14,19 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
-import psutil
 import ray
-from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+from ray._private.internal_api import get_state_from_address
 
 from actors.cluster import connect, disconnect
 from actors.crew import cpus_of_all_workers, start_crew
 from actors.inputs import read_inputs
 from actors.training import train
+from benchmarks.memory_samples import object_store_size, resident_sizes, slope
 from pipeline.config import RunSettings
 from pipeline.config_loading import load_settings
 from pipeline.environment import describe_environment
 from pipeline.progress import ProgressReporter
 from pipeline.run_folder import write_json
-
-MIB = 2**20
-ROLES = {
-    "ray::RolloutWorker": "rollout worker",
-    "ray::RewardActor": "reward actor",
-    "ray::RayTrainWorker": "learner",
-    "ray::WeightStore": "weight store",
-    "ray::Journal": "journal",
-    "ray::Fleet": "fleet",
-    "ray::TrainController": "train controller",
-}
 
 Series = dict[str, list[tuple[int, float]]]
 
@@ -86,8 +74,7 @@ def measure(settings: RunSettings) -> Series:
             def metrics_since(first: int) -> list[dict[str, float]]:
                 metrics = ray.get(crew.journal.since.remote(first))
                 if metrics:
-                    store = get_memory_info_reply(state).store_stats.object_store_bytes_used
-                    series["object store"].append((metrics[-1]["iteration"], store / MIB))
+                    series["object store"].append((metrics[-1]["iteration"], object_store_size(state)))
                     for name, size in resident_sizes().items():
                         series[name].append((metrics[-1]["iteration"], size))
                 return metrics
@@ -101,28 +88,13 @@ def measure(settings: RunSettings) -> Series:
     return series
 
 
-def resident_sizes() -> dict[str, float]:
-    """MiB of every process that this one started, by role and process id."""
-    sizes = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            title, resident = " ".join(process.cmdline()), process.memory_info().rss
-        except psutil.NoSuchProcess:  # it ended since it was listed
-            continue
-        for prefix, role in ROLES.items():
-            if title.startswith(prefix):
-                sizes[f"{role} {process.pid}"] = resident / MIB
-    return sizes
-
-
 def summarise(points: list[tuple[int, float]], settle: int) -> dict[str, object]:
     """Size after `settle` iterations, at the end, the slope between, and the series as (iteration, MiB)."""
-    settled = np.array([point for point in points if point[0] >= settle])
-    slope = float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0])
+    settled = [point for point in points if point[0] >= settle]
     return {
-        "settled": settled[0, 1],
-        "end": settled[-1, 1],
-        "growth_per_iteration": slope,
+        "settled": settled[0][1],
+        "end": settled[-1][1],
+        "growth_per_iteration": slope(settled),
         "series": [(iteration, round(size, 2)) for iteration, size in points],
     }
 

@@ -19,7 +19,7 @@ from settings import miniature_values
 
 pytest_plugins = ["model_fixtures"]
 
-ITERATIONS = 20
+ITERATIONS, FEWER_ITERATIONS = 20, 3
 PATIENCE_S = 150.0
 
 # The models of the demo are 13 MB of what is sent; Ray refuses more than 500.
@@ -48,15 +48,14 @@ def submission(head: RayHead, *job: str, options: tuple[str, ...] = ()) -> list[
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[RayHead]:
-    with ray_head(num_cpus=2) as started:
+    with ray_head(num_cpus=4) as started:
         yield started
 
 
-@pytest.fixture
-def config(miniature_model: Path, tmp_path: Path) -> Path:
+def write_config(model: Path, directory: Path, **sections: Any) -> Path:
     """Read by the job on this machine; its paths hold wherever the job's working directory is."""
-    values = miniature_values(miniature_model, output_dir=str(tmp_path), iterations=ITERATIONS, samples={"every": 100})
-    file = tmp_path / "config.yaml"
+    values = miniature_values(model, output_dir=str(directory), samples={"every": 100}, **sections)
+    file = directory / f"{values['name']}.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return file
 
@@ -96,10 +95,11 @@ def is_shared(actor: dict[str, Any]) -> bool:
 # Everything there is starts twice: minutes where other programs use the cores too.
 @pytest.mark.timeout(600)
 @pytest.mark.slow
-def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end(
-    head: RayHead, config: Path, tmp_path: Path
+def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end_beside_another(
+    head: RayHead, miniature_model: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "miniature"
+    folder, other = tmp_path / "miniature", tmp_path / "other"
+    config = write_config(miniature_model, tmp_path, iterations=ITERATIONS)
     options = ("--no-wait", "--submission-id", "first")
     submitted = head.ray(*submission(head, "--config", str(config), options=options))
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
@@ -115,13 +115,25 @@ def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end(
     assert named_actors(head, job["job_id"]) == [], "another run's would be taken for them"
     wait_until_dead(head, job["job_id"])
 
-    resumed = head.ray(*submission(head, "--resume", str(folder)))
+    # The same run under another name, on the same cluster at the same time.
+    beside = write_config(miniature_model, tmp_path, name=other.name, iterations=FEWER_ITERATIONS)
+    options = ("--no-wait", "--submission-id", "other")
+    submitted = head.ray(*submission(head, "--config", str(beside), options=options))
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    resumed = head.ray(*submission(head, "--resume", str(folder), options=("--submission-id", "resumed")))
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert f"iteration {ITERATIONS}/{ITERATIONS}" in resumed.stdout and "aligned in" in resumed.stdout
     assert [line["iteration"] for line in finished(folder)] == list(range(ITERATIONS))
     assert (folder / "adapter" / "pytorch_lora_weights.safetensors").is_file()
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     assert environment["cluster"]["mode"] == "joined" and head.environment["RAY_AUTH_TOKEN"] not in str(environment)
+
+    followed = head.ray("job", "logs", "--address", head.address, "--follow", "other")
+    assert "aligned in" in followed.stdout, followed.stdout + followed.stderr
+    jobs = [head.ask(f"/api/jobs/{name}")[1] for name in ("resumed", "other")]
+    assert max(job["start_time"] for job in jobs) < min(job["end_time"] for job in jobs), "they did not meet"
+    adapters = [[line["adapter_sha256"] for line in finished(run)] for run in (other, folder)]
+    assert len(adapters[0]) == FEWER_ITERATIONS and adapters[0] == adapters[1][:FEWER_ITERATIONS]
 
 
 @pytest.mark.slow

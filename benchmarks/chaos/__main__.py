@@ -22,34 +22,18 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.chaos.cluster import LocalCluster
+from benchmarks.chaos.disturbance import (
+    CPUS_PER_NODE,
+    NODES,
+    SMALL_RUN,
+    VICTIMS,
+    kill,
+    schedule,
+    wait_for_iterations,
+)
 from benchmarks.chaos.run import AlignJob
 from pipeline.environment import describe_environment
 from pipeline.run_folder import write_json, write_text
-
-NODES, CPUS_PER_NODE = 3, 4
-NODE, DRIVER = "a whole node", "the driver, resumed"
-VICTIMS = {
-    "a rollout worker": "RolloutWorker",
-    "a reward actor": "RewardActor",
-    "the weight store": "WeightStore",
-    "a learner worker": "RayTrainWorker",
-    "Ray Train's controller": "TrainController",
-    NODE: "",
-    DRIVER: "",
-}
-SMALL_RUN = [
-    "sampling.num_steps=6",
-    "method.trained_steps=[5,4]",
-    "rollout.trajectories=16",
-    "rollout.batch_size=4",
-    "learner.minibatch_size=16",
-    "learner.micro_batch_size=8",
-    "learner.max_restarts=1000",
-    "samples.every=1000000",
-    "samples.count=2",
-    "evaluation.images=0",
-    "records.save=true",
-]
 
 
 @dataclass
@@ -96,14 +80,6 @@ def main() -> None:
     print(as_markdown(result))
 
 
-def schedule(kills: int, seed: int) -> list[str]:
-    """Victims in a seeded order; each comes up once before any comes up again."""
-    rng, victims = random.Random(seed), list[str]()
-    while len(victims) < kills:
-        victims += rng.sample(list(VICTIMS), len(VICTIMS))
-    return victims[:kills]
-
-
 def disturb(job: AlignJob, cluster: LocalCluster, victims: list[str], rng: random.Random) -> list[Kill]:
     """Kill one victim an iteration, at a random moment of it, and wait for the iteration to end all the same."""
     kills = []
@@ -115,31 +91,6 @@ def disturb(job: AlignJob, cluster: LocalCluster, victims: list[str], rng: rando
         kills.append(Kill(victim, len(job.metrics())))
         typical_seconds = min(metrics["seconds"] for metrics in job.metrics())
     return kills
-
-
-def kill(job: AlignJob, cluster: LocalCluster, victim: str, rng: random.Random) -> None:
-    """SIGKILL a victim, waiting for one where the last one is just being replaced."""
-    if victim == NODE:
-        cluster.kill_node(rng.randrange(NODES))
-    elif victim == DRIVER:
-        job.kill_driver()
-    else:
-        while not (processes := cluster.processes(VICTIMS[victim])):
-            time.sleep(0.1)
-        rng.choice(processes).kill()
-
-
-def wait_for_iterations(job: AlignJob, count: int) -> None:
-    """Wait until so many iterations are done.
-
-    Raises:
-        RuntimeError: the run has ended before.
-    """
-    while len(job.metrics()) < count:
-        if not job.is_running():
-            job.finish()
-            raise RuntimeError(f"the run was over before iteration {count}")
-        time.sleep(0.05)
 
 
 def compare(calm: AlignJob, troubled: AlignJob, kills: list[Kill]) -> dict[str, Any]:

@@ -16,14 +16,17 @@ SHORT_HEALTH_CHECKS = {
 
 
 class LocalCluster:
-    """A head without room for workers, and worker nodes."""
+    """A small head, and worker nodes."""
 
-    def __init__(self, worker_nodes: int, cpus_per_node: int) -> None:
+    def __init__(self, worker_nodes: int, cpus_per_node: int, head_cpus: int = 1) -> None:
         """Start it."""
         os.environ.update(SHORT_HEALTH_CHECKS)
         self._cpus_per_node = cpus_per_node
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        self._nodes: list[Any] = [self._add() for _ in range(worker_nodes)]
+        head = {"num_cpus": head_cpus, "include_dashboard": False}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._nodes: list[Any] = []
+        for _ in range(worker_nodes):
+            self.add_node()
 
     @property
     def address(self) -> str:
@@ -31,9 +34,12 @@ class LocalCluster:
         return str(self._cluster.address)
 
     def kill_node(self, number: int) -> None:
-        """SIGKILL a raylet, which takes its workers along, and start another one in its place."""
-        self._cluster.remove_node(self._nodes[number], allow_graceful=False)
-        self._nodes[number] = self._add()
+        """SIGKILL a raylet, which takes its workers along."""
+        self._cluster.remove_node(self._nodes.pop(number), allow_graceful=False)
+
+    def add_node(self) -> None:
+        """Start one more node."""
+        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus_per_node))
 
     def processes(self, actor_class: str) -> list[psutil.Process]:
         """Processes of actors of a class, oldest first."""
@@ -49,6 +55,3 @@ class LocalCluster:
     def shutdown(self) -> None:
         """Stop all nodes."""
         self._cluster.shutdown()
-
-    def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=self._cpus_per_node)

@@ -1,0 +1,44 @@
+"""How much memory processes and the object store hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import psutil
+from ray._private.internal_api import get_memory_info_reply
+
+MIB = 2**20
+ROLES = {
+    "ray::RolloutWorker": "rollout worker",
+    "ray::RewardActor": "reward actor",
+    "ray::RayTrainWorker": "learner",
+    "ray::WeightStore": "weight store",
+    "ray::Journal": "journal",
+    "ray::Fleet": "fleet",
+    "ray::TrainController": "train controller",
+}
+"""What the titles of a run's processes begin with."""
+
+
+def resident_sizes(roles: Mapping[str, str] = ROLES) -> dict[str, float]:
+    """MiB of every process that this one started and whose command holds a key of `roles`, by role and process id."""
+    sizes = {}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title, resident = " ".join(process.cmdline()), process.memory_info().rss
+        except psutil.NoSuchProcess:  # it ended since it was listed
+            continue
+        for part, role in roles.items():
+            if part in title:
+                sizes[f"{role} {process.pid}"] = resident / MIB
+    return sizes
+
+
+def object_store_size(state: Any) -> float:
+    """MiB in the object stores of all nodes together."""
+    return get_memory_info_reply(state).store_stats.object_store_bytes_used / MIB
+
+
+def slope(points: list[tuple[int, float]]) -> float:
+    """Growth per iteration by least squares over (iteration, MiB)."""
+    return float(np.polyfit(*np.array(points).T, 1)[0])
