@@ -4,8 +4,8 @@
 
 A small run whose learner spans two nodes of a cluster on this machine and may shrink to one
 (`learner.min_workers=1`). One of the nodes is killed, and after two more iterations another one joins. Writes
-results/elastic_learner.json: the workers and seconds of every iteration, whether each is there exactly once, and how far
-the adapter is from that of a run with two workers throughout.
+results/elastic_learner.json: the workers and seconds of every iteration, whether each is there exactly once, and how
+far the adapter is from that of a run with two workers throughout.
 """
 
 import argparse
