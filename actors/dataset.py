@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import TaskPoolStrategy
-from ray.exceptions import ObjectLostError
+from ray.exceptions import ObjectLostError, TaskCancelledError
 
 from actors.leasing import call_leased_sync
 from actors.weights import NothingPublishedError
@@ -71,6 +71,8 @@ class RolloutTask:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(WEIGHTS_POLL_S)
+        except TaskCancelledError:  # the learner that it was for is lost, and the next one asks for the batch anew
+            raise
         except Exception as error:
             ray.get(self.journal.note_failure.remote(note_of(error)))
             raise

@@ -1,5 +1,6 @@
 """The Ray Data plan: every batch of the iteration at hand is rolled out once, and no record is lost on its way."""
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ class CannedRollouts:
     async def collect(self, batch: SampleBatch, ticket: WeightTicket) -> pa.Table:
         if "forbidden" in batch.prompts:
             raise LookupError("nobody can draw that")
+        if "cancelled" in batch.prompts:
+            asyncio.current_task().cancel()  # as Ray does when it cancels a call
+            await asyncio.sleep(1)
         steps = [self._preferences(step, batch) for step in (0, 2)]
         return records_table(steps, batch, torch.zeros(len(batch.samples)), ticket.version)
 
@@ -124,3 +128,12 @@ def test_a_failed_rollout_ends_the_execution_and_leaves_its_reason(plan):
     assert note.reason == "LookupError: nobody can draw that" and note.kinds[:2] == ("LookupError", "Exception")
     call, batch = note.where
     assert call.startswith("in collect on rollout-") and batch.endswith("of iteration 4, with policy version 4")
+
+
+def test_a_cancelled_rollout_is_no_failure_of_the_run(plan):
+    """Ray cancels what an execution has under way when the learner that it was for is lost."""
+    publish(plan, 5)
+    noted = len(ray.get(plan.journal.noted_failures.remote()))
+    with pytest.raises(ray.exceptions.RayError):
+        read(plan.dataset(prompts=["cancelled"]))
+    assert len(ray.get(plan.journal.noted_failures.remote())) == noted
