@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/chaos.json"))
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_args()
-    overrides = [*SMALL_RUN, *options.overrides, f"iterations={options.kills + 2}"]
+    overrides = [*SMALL_RUN, *options.overrides, f"iterations={2 * options.kills + 2}"]
     cluster = LocalCluster(NODES, CPUS_PER_NODE)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -84,8 +84,8 @@ def disturb(job: AlignJob, cluster: LocalCluster, victims: list[str], rng: rando
     """Kill one victim an iteration, at a random moment of it, and wait for the iteration to end all the same."""
     kills = []
     typical_seconds = 1.0
-    for number, victim in enumerate(victims, start=1):
-        wait_for_iterations(job, number)
+    for victim in victims:
+        wait_for_iterations(job, kills[-1].iteration + 1 if kills else 1)
         time.sleep(rng.random() * typical_seconds)
         kill(job, cluster, victim, rng)
         kills.append(Kill(victim, len(job.metrics())))
@@ -120,13 +120,12 @@ def record_keys(job: AlignJob) -> list[tuple[int, int]]:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table of kills."""
-    kills = result["kills"]
-    lines = ["| killed | times | iteration done all the same | seconds lost, median | most |", "|---|---|---|---|---|"]
-    for victim in VICTIMS:
-        lost = [event["seconds_lost"] for event in kills if event["victim"] == victim]
-        if lost:
-            lines.append(f"| {victim} | {len(lost)} | {len(lost)} | {median(lost):.1f} | {max(lost):.1f} |")
+    """The table of kills, those of one iteration together."""
+    lines = ["| iteration | killed | done all the same | seconds lost |", "| --- | --- | --- | --- |"]
+    for iteration, group in itertools.groupby(result["kills"], key=lambda event: event["iteration"]):
+        events = list(group)
+        victims = ", then ".join(event["victim"] for event in events)
+        lines.append(f"| {iteration} | {victims} | yes | {events[0]['seconds_lost']:.1f} |")
     lines += [
         "",
         f"An undisturbed iteration took {result['undisturbed_iteration_seconds']:.1f} s (median).",

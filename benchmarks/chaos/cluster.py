@@ -1,6 +1,8 @@
 """A cluster of several raylets on this machine, whose nodes can be killed and come back."""
 
 import os
+import shutil
+import tempfile
 from typing import Any
 
 import psutil
@@ -25,6 +27,7 @@ class LocalCluster:
         head = {"num_cpus": head_cpus, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes: list[Any] = []
+        self._folders: list[str] = []
         for _ in range(worker_nodes):
             self.add_node()
 
@@ -38,8 +41,10 @@ class LocalCluster:
         self._cluster.remove_node(self._nodes.pop(number), allow_graceful=False)
 
     def add_node(self) -> None:
-        """Start one more node."""
-        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus_per_node))
+        """Start one more node, with a folder of its own: else a node that ends takes the others' copies of the code."""
+        folder = tempfile.mkdtemp(prefix="ray")  # short: Ray's sockets lie below it
+        self._folders.append(folder)
+        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus_per_node, temp_dir=folder))
 
     def processes(self, actor_class: str) -> list[psutil.Process]:
         """Processes of actors of a class, oldest first."""
@@ -55,3 +60,5 @@ class LocalCluster:
     def shutdown(self) -> None:
         """Stop all nodes."""
         self._cluster.shutdown()
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
