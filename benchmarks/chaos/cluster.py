@@ -46,6 +46,15 @@ class LocalCluster:
         self._folders.append(folder)
         self._nodes.append(self._cluster.add_node(num_cpus=self._cpus_per_node, temp_dir=folder))
 
+    def nodes_without(self, actor_class: str) -> list[int]:
+        """Numbers of the nodes on which no actor of a class lives."""
+        raylets = {process.ppid() for process in self.processes(actor_class)}
+        return [
+            number
+            for number, node in enumerate(self._nodes)
+            if node.all_processes["raylet"][0].process.pid not in raylets
+        ]
+
     def processes(self, actor_class: str) -> list[psutil.Process]:
         """Processes of actors of a class, oldest first."""
         found = []

@@ -60,7 +60,7 @@ def main() -> None:
 def shrink_and_grow(job: AlignJob, cluster: LocalCluster) -> None:
     """Take one of two nodes away, and add one when the run has gone on without it."""
     wait_for_iterations(job, 2)
-    cluster.kill_node(0)
+    cluster.kill_node(cluster.nodes_without("Journal")[0])
     wait_for_workers(job, 1, since=2)
     wait_for_iterations(job, len(job.metrics()) + 2)
     added = len(job.metrics())
