@@ -121,11 +121,11 @@ def record_keys(job: AlignJob) -> list[tuple[int, int]]:
 
 def as_markdown(result: dict[str, Any]) -> str:
     """The table of kills, those of one iteration together."""
-    lines = ["| iteration | killed | done all the same | seconds lost |", "| --- | --- | --- | --- |"]
+    lines = ["| iteration | killed | seconds lost |", "| --- | --- | --- |"]
     for iteration, group in itertools.groupby(result["kills"], key=lambda event: event["iteration"]):
         events = list(group)
         victims = ", then ".join(event["victim"] for event in events)
-        lines.append(f"| {iteration} | {victims} | yes | {events[0]['seconds_lost']:.1f} |")
+        lines.append(f"| {iteration} | {victims} | {events[0]['seconds_lost']:.1f} |")
     lines += [
         "",
         f"An undisturbed iteration took {result['undisturbed_iteration_seconds']:.1f} s (median).",
