@@ -72,8 +72,14 @@ class Journal:
         logger.info("the learner begins", extra={"iteration": iteration})
 
     def record(self, metrics: dict[str, Any]) -> None:
-        """Write one iteration's metrics; they are on the disk when this returns."""
-        assert self._trackers is not None, "begin() comes first"
+        """Write one iteration's metrics; they are on the disk when this returns.
+
+        A journal that Ray started in place of one whose process died goes on here; the call may be one that the dead
+        one had answered but for the return, and writes the iteration once all the same.
+        """
+        if self._trackers is None:
+            self.begin(metrics["iteration"])
+        assert self._trackers is not None, "begin() opens them"
         self.patience.keep_trying(f"write {self.metrics.path}", lambda: self.metrics.append(metrics))
         self._history.append(metrics)
         self._trackers.record(metrics)
@@ -83,11 +89,12 @@ class Journal:
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
-        return [metrics for metrics in self._history if metrics["iteration"] >= iteration]
+        history = self.metrics.read() if self._trackers is None else self._history
+        return [metrics for metrics in history if metrics["iteration"] >= iteration]
 
     def made_since(self, iteration: int) -> list[dict[str, Any]]:
         """`since` without what an interrupted run made, for the driver's progress line."""
-        return self.since(max(iteration, self._first))
+        return [] if self._trackers is None else self.since(max(iteration, self._first))
 
     def note_checkpoint(self) -> None:
         """A checkpoint was written."""
@@ -144,7 +151,8 @@ class Journal:
 
 
 def start_journal(run_directory: Path, settings: RunSettings) -> ActorHandle[Any]:
-    """Start a Journal on the driver's node, where the run folder is."""
+    """Start a Journal on the driver's node, where the run folder is; Ray starts another one if its process dies."""
     actor_class: Any = ray.remote(Journal)
-    journal: ActorHandle[Any] = actor_class.options(**beside_the_driver()).remote(str(run_directory), settings)
+    options = beside_the_driver() | {"max_restarts": -1, "max_task_retries": -1}
+    journal: ActorHandle[Any] = actor_class.options(**options).remote(str(run_directory), settings)
     return journal

@@ -43,6 +43,19 @@ def test_since_returns_what_is_new(journal):
     assert journal.since(3) == []
 
 
+def test_a_journal_in_place_of_a_dead_one_goes_on_and_writes_every_iteration_once(journal, tmp_path):
+    for iteration in range(2):
+        journal.record(iteration_metrics(iteration))
+    another = Journal(str(tmp_path), SETTINGS)
+    assert [metrics["iteration"] for metrics in another.since(1)] == [1]
+    assert another.made_since(0) == []
+    for iteration in (1, 2):  # the dead one wrote iteration 1, and did not live to say so
+        another.record(iteration_metrics(iteration))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [iteration_metrics(iteration) for iteration in range(3)]
+    assert [metrics["iteration"] for metrics in another.made_since(0)] == [1, 2]
+
+
 def test_a_resumed_run_replaces_what_its_checkpoint_does_not_hold(journal, tmp_path):
     for iteration in range(3):
         journal.record(iteration_metrics(iteration))

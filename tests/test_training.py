@@ -136,7 +136,7 @@ def test_two_learner_workers_equal_one_up_to_rounding(settings, expected, crew, 
 
 
 def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings, expected, crew, tmp_path):
-    """One after another: both kinds of workers in a call, the weight store, the learner, Ray Train's controller."""
+    """One after another: workers of both kinds in a call, weight store, journal, learner, Ray Train's controller."""
     lost_before = [ray.get(fleet.stats.remote()).lost for fleet in (crew.rollout_fleet, crew.reward_fleet)]
     killed: list[str] = []
     run = fresh(crew, tmp_path, settings)
@@ -144,7 +144,7 @@ def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings,
     killer.start()
     train(settings, read_inputs(settings), run, tmp_path)
     killer.join()
-    assert killed == ["RolloutWorker", "RewardActor", "WeightStore", "RayTrainWorker", "TrainController"]
+    assert killed == ["RolloutWorker", "RewardActor", "WeightStore", "Journal", "RayTrainWorker", "TrainController"]
     assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]
     records = ray.data.read_parquet(str(tmp_path / "records"))
     assert records.count() == settings.iterations * settings.records_per_iteration
@@ -160,6 +160,7 @@ def kill_one_after_another(crew: Crew, directory: Path, killed: list[str]) -> No
         ("RolloutWorker", crew.rollout_fleet),
         ("RewardActor", crew.reward_fleet),
         ("WeightStore", crew.reward_fleet),
+        ("Journal", crew.reward_fleet),
         ("RayTrainWorker", crew.reward_fleet),
         ("TrainController", crew.reward_fleet),
     ):

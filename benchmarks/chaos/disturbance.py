@@ -12,6 +12,7 @@ VICTIMS = {
     "a rollout worker": "RolloutWorker",
     "a reward actor": "RewardActor",
     "the weight store": "WeightStore",
+    "the journal": "Journal",
     "a learner worker": "RayTrainWorker",
     "Ray Train's controller": "TrainController",
     NODE: "",
