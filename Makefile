@@ -1,7 +1,7 @@
 # The two commands of this project, on a machine with Python 3.11 or newer, git and make:
 #
 #   make align    aligns the demo model; CONFIG=configs/... picks another run, ARGS="rollout.batch_size=8" overrides settings
-#   make test     runs the whole test suite; ARGS="-k guidance" narrows it
+#   make test     runs the whole test suite; ARGS="-k guidance" narrows it, ARGS="-n 0" shows it in order
 #
 # Both create .venv and install the versions of constraints.txt into it once; `make help` lists the other commands.
 
@@ -13,6 +13,10 @@ PYTHON := $(VENV)/bin/python
 # Written when the installation is complete; older than either file it depends on, it is made anew.
 INSTALLED := $(VENV)/.installed
 PYTHON_CANDIDATES := python3.11 python3.12 python3.13 python3
+
+# Whole runs leave a core idle while their processes start one after another. A file's tests, which share a Ray, stay
+# together, in the order of tests/conftest.py.
+IN_TWO_PROCESSES := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -31,7 +35,7 @@ align: $(INSTALLED)
 	$(PYTHON) jobs/align.py --config $(CONFIG) $(ARGS)
 
 test: $(INSTALLED)
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest $(IN_TWO_PROCESSES) $(ARGS)
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .

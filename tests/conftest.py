@@ -11,6 +11,12 @@ from actors.cluster import ClusterInfo, connect, disconnect
 TESTS = Path(__file__).resolve().parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that of several processes none is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[ClusterInfo]:
     """A local Ray of 8 or more logical CPUs, shared by the tests of a module and stopped after them.
