@@ -114,9 +114,12 @@ def disconnect(info: ClusterInfo) -> None:
 
 
 def beside_the_driver() -> dict[str, Any]:
-    """Options of the few actors that steer the run: no CPU, on the driver's node, which the run cannot lose anyway."""
+    """Options of the few actors that steer the run: no CPU, on the driver's node, which the run cannot lose anyway.
+
+    The affinity is a hard one because Ray takes any node for what asks for no resources and has a soft one.
+    """
     node_id = ray.get_runtime_context().get_node_id()
-    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=True)}
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
 
 
 def _worker_environment() -> dict[str, str]:

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 # report() returns when the controller has polled it; by default it polls every two seconds.
 CONTROLLER_POLL_SECONDS = "0.2"
 
+# After a node was lost an elastic learner asks for as many workers as before until this is over: Ray Train learns every
+# 20 seconds what the cluster has left. Asking again, for fewer or as many, costs nothing, and is by default due after 60.
+PLACEMENT_SECONDS = "25"
 
 # Defects of settings, data or code, as opposed to machines that come and go.
 LASTING_ERRORS = (ValueError, TypeError, AssertionError, LookupError, AttributeError)
@@ -63,6 +66,7 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
     # Ray Train would move its workers to another folder, where the configuration's relative paths mean nothing.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", PLACEMENT_SECONDS)
     for restarts_left in reversed(range(settings.learner.max_restarts + 1)):
         try:
             # Ray Train is told of no checkpoint, and what else it keeps of a run is of no use after it.

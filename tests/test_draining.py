@@ -1,4 +1,4 @@
-"""A node that will be taken back: its worker finishes what it serves, and another one serves what comes next."""
+"""Several nodes, of which one will be taken back: who finishes its work, who takes it over, and who is never there."""
 
 import asyncio
 import os
@@ -12,6 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
+from actors.cluster import beside_the_driver
 from actors.fleet import start_fleet
 from actors.leasing import call_leased_sync
 
@@ -75,3 +76,10 @@ def drain(cluster: Cluster, node_id: str) -> None:
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     accepted, refusal = client.drain_node(node_id, reason, "spot notice", deadline_ms)
     assert accepted, refusal
+
+
+def test_what_steers_a_run_is_on_the_node_of_its_driver(cluster):
+    """Nodes of workers come and go; with an actor on one of them the run would go too."""
+    steering = [ray.remote(Worker).options(**beside_the_driver()).remote() for _ in range(6)]
+    nodes = ray.get([actor.work.remote(0.0) for actor in steering])
+    assert set(nodes) == {ray.get_runtime_context().get_node_id()}

@@ -76,6 +76,8 @@ def wait_for_workers(job: AlignJob, count: int, since: int) -> None:
     """
     deadline = time.monotonic() + PATIENCE_S
     while not any(metrics["learner_workers"] == count for metrics in job.metrics()[since:]):
+        if not job.is_running():
+            job.finish()
         if time.monotonic() > deadline or not job.is_running():
             raise RuntimeError(f"no iteration of {count} learner workers; they were: {workers_of(job)}")
         time.sleep(0.1)
