@@ -1,11 +1,13 @@
 """The actors of a run, started in the order they need each other: weight store, journal, reward and rollout fleet."""
 
+import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from actors.capacity import WorkerRequest, check_capacity, check_object_store
 from actors.fleet import start_fleet
@@ -16,6 +18,8 @@ from actors.weights import start_weight_store
 from pipeline.arithmetic import run_arithmetic
 from pipeline.config import PoolSettings, RunSettings
 from pipeline.logs import LineHandler, end_lines, log_lines
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,11 @@ class Crew:
         """End all actors."""
         end_lines(self.lines)
         for fleet in (self.rollout_fleet, self.reward_fleet):
-            ray.get(fleet.shutdown.remote())
+            try:
+                ray.get(fleet.shutdown.remote())
+            except RayActorError as error:
+                # It has left no workers behind. Why the run ends is told elsewhere, and must not be hidden by this.
+                logger.warning("a fleet had died before it was dismissed: %s", error)
         for actor in (self.rollout_fleet, self.reward_fleet, self.journal, self.store):
             ray.kill(actor)
 

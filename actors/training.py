@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 CONTROLLER_POLL_SECONDS = "0.2"
 
 # After a node was lost an elastic learner asks for as many workers as before until this is over: Ray Train learns every
-# 20 seconds what the cluster has left. Asking again, for fewer or as many, costs nothing, and is by default due after 60.
+# 20 seconds what the cluster has left. Asking again, for fewer or as many, costs nothing; by default it does after 60.
 PLACEMENT_SECONDS = "25"
 
 # Defects of settings, data or code, as opposed to machines that come and go.

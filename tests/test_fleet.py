@@ -384,3 +384,18 @@ def test_nonsense_again_is_raised(start, tmp_path):
     (tmp_path / "0").touch()
     with pytest.raises(GarbledResultError):
         call_leased_sync(fleet, "work")
+
+
+def test_a_crew_whose_fleet_has_died_is_dismissed_all_the_same(ray_session):
+    # Every worker process imports this module, and needs none of what a crew is made of.
+    from actors.crew import Crew
+    from pipeline.logs import log_lines
+
+    store, journal = (ray.remote(Worker).remote() for _ in range(2))
+    fleets = [start_fleet(name, Worker) for name in ("reward", "rollout")]
+    crew = Crew(store, journal, *fleets, log_lines(print, "driver", "here"))
+    ray.kill(crew.rollout_fleet)
+    crew.dismiss()
+    for actor in (store, journal, *fleets):
+        with pytest.raises(ActorDiedError):
+            ray.get(actor.stats.remote() if actor in fleets else actor.ready.remote())
