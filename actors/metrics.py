@@ -70,7 +70,7 @@ class FleetMetrics:
 
 
 class RolloutMetrics:
-    """What one rollout worker makes."""
+    """What one rollout worker makes; Ray passes it on every ten seconds, so a killed worker's last ten are not seen."""
 
     def __init__(self, run: str) -> None:
         self._trajectories = _counter(TRAJECTORIES, ROLLOUT_COUNTERS[TRAJECTORIES], {"run": run})

@@ -133,7 +133,9 @@ def test_a_batch_with_other_weights_waits_for_those_in_flight(rollouts):
         rollouts.worker.collect.remote(batch, ticket) for batch, ticket in zip(batches, rollouts.tickets, strict=True)
     ]
     tables = ray.get(calls, timeout=240)
-    assert rollouts.scored_prompts() == ["a red circle"] * SCORE_CALLS + ["a blue star"] * SCORE_CALLS
+    # Which of two calls an asynchronous actor serves first is open; that neither disturbs the other is not.
+    red, blue = ["a red circle"] * SCORE_CALLS, ["a blue star"] * SCORE_CALLS
+    assert rollouts.scored_prompts() in (red + blue, blue + red)
     for version, (batch, table) in enumerate(zip(batches, tables, strict=True)):
         assert set(table["policy_version"].to_pylist()) == {version}
         assert table.equals(rollouts.alone(batch, version))
