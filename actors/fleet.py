@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from actors.cluster import beside_the_driver
 from actors.draining import draining_nodes, node_of
 from actors.fleet_state import FleetError, FleetStats, Lease
+from actors.liveness import dead_actors
 from actors.logs import log_in_actor
 from actors.metrics import METRICS_INTERVAL_S, FleetMetrics
 
@@ -35,6 +36,9 @@ FIRST_CRASH_PAUSE_S, LONGEST_CRASH_PAUSE_S = 0.5, 30.0
 
 # A spot notice comes two minutes before the end, or less.
 DRAIN_POLL_S = 2.0
+
+# An actor that dies while it holds a lease keeps others waiting for so long.
+HOLDER_POLL_S = 2.0
 
 
 @dataclass
@@ -85,7 +89,8 @@ class Fleet:
 
         self._workers: dict[str, _Worker] = {}
         self._worker_of_lease: dict[int, _Worker] = {}
-        self._waiting: deque[asyncio.Future[Lease]] = deque()
+        self._holder_of_lease: dict[int, str] = {}
+        self._waiting: deque[tuple[asyncio.Future[Lease], str]] = deque()
         self._worker_numbers = itertools.count()
         self._lease_numbers = itertools.count()
         self._background: set[asyncio.Task[None]] = set()
@@ -106,6 +111,7 @@ class Fleet:
             self._start_worker()
         self._asked_for = self._min_workers
         self._in_background(self._expire_leases())
+        self._in_background(self._end_leases_of_the_dead())
         self._in_background(self._show_metrics())
         self._in_background(self._leave_draining_nodes())
 
@@ -118,15 +124,18 @@ class Fleet:
 
     # Leases
 
-    async def lease(self) -> Lease:
+    async def lease(self, holder: str = "") -> Lease:
         """Wait for the least busy ready worker with a free slot; whoever came first is served first.
+
+        Args:
+            holder: the id of the actor that asks, whose lease ends with it. Any other caller has to renew its own.
 
         Raises:
             FleetError: the workers cannot start, or the fleet was shut down.
         """
         self._raise_if_failed()
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        self._waiting.append((waiter, holder))
         self._grant()
         return await waiter
 
@@ -134,7 +143,7 @@ class Fleet:
         """Say that the holder of the lease lives; of no effect on a lease that ended."""
         worker = self._worker_of_lease.get(lease_id)
         if worker is not None:
-            worker.lease_expiry[lease_id] = time.monotonic() + self._lease_ttl_s
+            worker.lease_expiry[lease_id] = max(worker.lease_expiry[lease_id], time.monotonic() + self._lease_ttl_s)
 
     async def release(self, lease_id: int) -> None:
         """Give the slot back; of no effect on a lease that ended, for the worker may have died meanwhile."""
@@ -194,7 +203,7 @@ class Fleet:
             pending=sum(not worker.ready for worker in self._workers.values()),
             busy=sum(worker.ready and bool(worker.lease_expiry) for worker in self._workers.values()),
             leases=len(self._worker_of_lease),
-            waiting=sum(not waiter.done() for waiter in self._waiting),
+            waiting=sum(not waiter.done() for waiter, _ in self._waiting),
             calls=self._calls,
             restarts=self._restarts,
             lost=self._lost,
@@ -314,7 +323,7 @@ class Fleet:
         """Refuse every waiting and later lease; the first reason stays."""
         self._failure = self._failure or f"fleet {self.name} {reason}"
         while self._waiting:
-            waiter = self._waiting.popleft()
+            waiter, _ = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_exception(FleetError(self._failure))
         await self._notify()
@@ -328,32 +337,48 @@ class Fleet:
             free = [worker for worker in serving if len(worker.lease_expiry) < self._calls_per_worker]
             if not free:
                 return
-            waiter = self._waiting.popleft()
+            waiter, holder = self._waiting.popleft()
             if waiter.done():  # its caller was cancelled
                 continue
             worker = min(free, key=lambda w: len(w.lease_expiry))
             lease_id = next(self._lease_numbers)
-            worker.lease_expiry[lease_id] = time.monotonic() + self._lease_ttl_s
+            # Whether an actor lives is known, and one that computes renews nothing.
+            renew_within_s = math.inf if holder else self._lease_ttl_s
+            worker.lease_expiry[lease_id] = time.monotonic() + renew_within_s
             self._worker_of_lease[lease_id] = worker
+            self._holder_of_lease[lease_id] = holder
             self._calls += 1
-            waiter.set_result(Lease(lease_id, worker.worker_id, worker.actor, self._lease_ttl_s, self._call_timeout_s))
+            waiter.set_result(Lease(lease_id, worker.worker_id, worker.actor, renew_within_s, self._call_timeout_s))
 
     def _end_lease(self, lease_id: int) -> None:
         worker = self._worker_of_lease.pop(lease_id, None)
         if worker is not None:
             del worker.lease_expiry[lease_id]
+            del self._holder_of_lease[lease_id]
 
     async def _expire_leases(self) -> None:
-        """Take back the leases of callers that died: those that were not renewed in time."""
+        """Take back the leases of tasks and drivers that died: those that were not renewed in time."""
         while self._failure is None:
             await asyncio.sleep(self._lease_ttl_s / 4)
             now = time.monotonic()
             for worker in self._workers.values():
-                for lease_id in [lease for lease, expiry in worker.lease_expiry.items() if expiry < now]:
-                    self._say(logging.WARNING, worker, "a lease was not renewed: its caller is gone")
-                    self._end_lease(lease_id)
-                    self._expired_leases += 1
-            self._grant()
+                expired = [lease_id for lease_id, expiry in worker.lease_expiry.items() if expiry < now]
+                self._take_back(expired, "a lease was not renewed: its caller is gone")
+
+    async def _end_leases_of_the_dead(self) -> None:
+        """Take back the leases of actors that died."""
+        while self._failure is None:
+            await asyncio.sleep(HOLDER_POLL_S)
+            dead = await dead_actors({holder for holder in self._holder_of_lease.values() if holder})
+            leases = [lease_id for lease_id, holder in self._holder_of_lease.items() if holder in dead]
+            self._take_back(leases, "the caller that held a lease died")
+
+    def _take_back(self, lease_ids: Sequence[int], reason: str) -> None:
+        for lease_id in lease_ids:
+            self._say(logging.WARNING, self._worker_of_lease[lease_id], reason)
+            self._end_lease(lease_id)
+        self._expired_leases += len(lease_ids)
+        self._grant()
 
     async def _show_metrics(self) -> None:
         while self._failure is None:
@@ -395,7 +420,7 @@ def start_fleet(
     min_workers: int = 1,
     max_workers: int = 1,
     calls_per_worker: int = 1,
-    lease_ttl_s: float = 60.0,
+    lease_ttl_s: float = 30.0,
     call_timeout_s: float = math.inf,
     health_interval_s: float = 10.0,
     max_start_failures: int = 3,
@@ -413,7 +438,7 @@ def start_fleet(
         max_workers: workers asked for once `grow` is called.
         calls_per_worker: leases in force at once on one worker. More than one overlaps calls where the class is
             asynchronous, or has a max_concurrency above it.
-        lease_ttl_s: a lease that its holder does not renew for so long is taken back, seconds.
+        lease_ttl_s: a lease that a task or a driver does not renew for so long is taken back, seconds.
         call_timeout_s: a worker that takes longer over one call is taken for hung, seconds.
         health_interval_s: time between two calls of `ready()` on a ready worker, seconds.
         max_start_failures: constructors that raise in a row before the fleet gives up; it takes `max_workers` times as

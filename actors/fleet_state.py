@@ -13,6 +13,7 @@ class FleetError(RuntimeError):
 class Lease(NamedTuple):
     """The right to one call at a time on one worker, for as long as it is renewed every `renew_within_s` seconds.
 
+    That is infinite for actors, whose leases end with them.
     A call that takes longer than `call_timeout_s` is to be reported by `report_hung`.
     """
 
@@ -41,7 +42,7 @@ class FleetStats:
         garbled: calls whose result nobody could use.
         drained: workers replaced because their node was about to be taken back.
         failed_starts: workers that died before they were ready.
-        expired_leases: leases taken back because nobody renewed them.
+        expired_leases: leases taken back because their holders died, or did not renew them.
         last_error: text of the newest loss or failed start, empty without one.
     """
 

@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors.fleet_state import FleetError, Lease
+from actors.liveness import own_actor_id
 
 # A batch that is too large for the time-out is so on every worker.
 MAX_TIMEOUTS = 3
@@ -82,11 +83,22 @@ def call_leased_sync(fleet: "ActorHandle[Any]", method: str, *args: Any, max_att
     return asyncio.run(call_leased(fleet, method, *args, max_attempts=max_attempts))
 
 
-async def _lease(fleet: "ActorHandle[Any]") -> Lease:
+async def _lease(fleet: Any) -> Lease:
+    reference: ObjectRef[Lease] = fleet.lease.remote(own_actor_id())
+    granted = asyncio.wrap_future(reference.future())
     try:
-        return await fleet.lease.remote()
+        return await asyncio.shield(granted)
     except RayTaskError as error:
         raise _cause_of(error) from error
+    except asyncio.CancelledError:
+        # The fleet hands it out all the same, in its turn.
+        granted.add_done_callback(lambda late: _give_back_unused(fleet, late))
+        raise
+
+
+def _give_back_unused(fleet: Any, granted: "asyncio.Future[Lease]") -> None:
+    if not granted.cancelled() and granted.exception() is None:
+        fleet.release.remote(granted.result().lease_id)
 
 
 async def _result_renewing(fleet: "ActorHandle[Any]", lease: Lease, method: str, args: tuple[Any, ...]) -> Any:

@@ -309,6 +309,58 @@ def test_the_lease_of_a_dead_caller_is_taken_back_and_that_of_a_living_one_is_no
     assert after.lost == 0
 
 
+class Caller:
+    """An asynchronous actor that calls workers of a fleet."""
+
+    async def call(self, fleet: ActorHandle, number: int, seconds: float) -> None:
+        await call_leased(fleet, "work", number, seconds)
+
+    async def give_up_waiting(self, fleet: ActorHandle) -> None:
+        call = asyncio.create_task(call_leased(fleet, "work", 0, 0.0))
+        await asyncio.sleep(0.5)
+        call.cancel()
+
+    async def block(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+@pytest.fixture
+def caller(ray_session: ClusterInfo) -> Iterator[ActorHandle]:
+    actor = ray.remote(Caller).options(num_cpus=0).remote()
+    yield actor
+    ray.kill(actor)
+
+
+def test_the_leases_of_a_killed_actor_end_long_before_they_expire(start, caller):
+    """One lease in force, and one that it waits for."""
+    fleet = start(Worker, lease_ttl_s=1000.0)
+    calls = [caller.call.remote(fleet, number, 1000.0) for number in range(2)]
+    wait_until(lambda: (stats(fleet).leases, stats(fleet).waiting) == (1, 1))
+    ray.kill(caller)
+    for call in calls:
+        with pytest.raises(ActorDiedError):
+            ray.get(call)
+    assert call_leased_sync(fleet, "work", 2, 0.0)
+    assert stats(fleet).expired_leases == 2
+
+
+def test_an_actor_that_computes_keeps_its_lease(start, caller):
+    fleet = start(Worker, lease_ttl_s=0.4)
+    call = caller.call.remote(fleet, 0, 2.0)
+    wait_until(lambda: stats(fleet).leases == 1)
+    ray.get([caller.block.remote(1.5), call])
+    assert stats(fleet).expired_leases == 0
+
+
+def test_a_caller_that_gives_up_waiting_gives_its_lease_back(start, caller):
+    fleet = start(Worker, lease_ttl_s=1000.0)
+    lease = ray.get(fleet.lease.remote())
+    ray.get(caller.give_up_waiting.remote(fleet))
+    ray.get(fleet.release.remote(lease.lease_id))
+    assert call_leased_sync(fleet, "work", 1, 0.0)
+    assert stats(fleet).expired_leases == 0
+
+
 def test_shutdown_refuses_those_who_wait(start):
     fleet = start(Worker)
     lease = ray.get(fleet.lease.remote())
