@@ -13,7 +13,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import ray
 from ray.actor import ActorHandle
@@ -48,7 +49,13 @@ class _Worker:
     node_id: str = ""
     ready: bool = False
     leaving: bool = False  # its node will be taken back: it serves the leases that it has and is given no more
-    lease_expiry: dict[int, float] = field(default_factory=dict)  # lease id -> time.monotonic()
+    lease_expiry: dict[str, float] = field(default_factory=dict)  # lease id -> time.monotonic()
+
+
+class _Request(NamedTuple):
+    lease: "asyncio.Future[Lease]"
+    holder: str
+    lease_id: str
 
 
 class Fleet:
@@ -88,11 +95,10 @@ class Fleet:
         self._max_start_failures = max_start_failures
 
         self._workers: dict[str, _Worker] = {}
-        self._worker_of_lease: dict[int, _Worker] = {}
-        self._holder_of_lease: dict[int, str] = {}
-        self._waiting: deque[tuple[asyncio.Future[Lease], str]] = deque()
+        self._worker_of_lease: dict[str, _Worker] = {}
+        self._holder_of_lease: dict[str, str] = {}
+        self._waiting: deque[_Request] = deque()
         self._worker_numbers = itertools.count()
-        self._lease_numbers = itertools.count()
         self._background: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._failure: str | None = None
@@ -124,28 +130,29 @@ class Fleet:
 
     # Leases
 
-    async def lease(self, holder: str = "") -> Lease:
+    async def lease(self, holder: str = "", lease_id: str = "") -> Lease:
         """Wait for the least busy ready worker with a free slot; whoever came first is served first.
 
         Args:
             holder: the id of the actor that asks, whose lease ends with it. Any other caller has to renew its own.
+            lease_id: unique, by which its caller can give it back without having learnt that it was granted.
 
         Raises:
             FleetError: the workers cannot start, or the fleet was shut down.
         """
         self._raise_if_failed()
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._waiting.append((waiter, holder))
+        self._waiting.append(_Request(waiter, holder, lease_id or uuid4().hex))
         self._grant()
         return await waiter
 
-    async def renew(self, lease_id: int) -> None:
+    async def renew(self, lease_id: str) -> None:
         """Say that the holder of the lease lives; of no effect on a lease that ended."""
         worker = self._worker_of_lease.get(lease_id)
         if worker is not None:
             worker.lease_expiry[lease_id] = max(worker.lease_expiry[lease_id], time.monotonic() + self._lease_ttl_s)
 
-    async def release(self, lease_id: int) -> None:
+    async def release(self, lease_id: str) -> None:
         """Give the slot back; of no effect on a lease that ended, for the worker may have died meanwhile."""
         self._end_lease(lease_id)
         self._grant()
@@ -203,7 +210,7 @@ class Fleet:
             pending=sum(not worker.ready for worker in self._workers.values()),
             busy=sum(worker.ready and bool(worker.lease_expiry) for worker in self._workers.values()),
             leases=len(self._worker_of_lease),
-            waiting=sum(not waiter.done() for waiter, _ in self._waiting),
+            waiting=sum(not request.lease.done() for request in self._waiting),
             calls=self._calls,
             restarts=self._restarts,
             lost=self._lost,
@@ -323,9 +330,9 @@ class Fleet:
         """Refuse every waiting and later lease; the first reason stays."""
         self._failure = self._failure or f"fleet {self.name} {reason}"
         while self._waiting:
-            waiter, _ = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_exception(FleetError(self._failure))
+            lease = self._waiting.popleft().lease
+            if not lease.done():
+                lease.set_exception(FleetError(self._failure))
         await self._notify()
 
     # Bookkeeping
@@ -337,20 +344,21 @@ class Fleet:
             free = [worker for worker in serving if len(worker.lease_expiry) < self._calls_per_worker]
             if not free:
                 return
-            waiter, holder = self._waiting.popleft()
-            if waiter.done():  # its caller was cancelled
+            request = self._waiting.popleft()
+            if request.lease.done():  # its caller was cancelled
                 continue
             worker = min(free, key=lambda w: len(w.lease_expiry))
-            lease_id = next(self._lease_numbers)
             # Whether an actor lives is known, and one that computes renews nothing.
-            renew_within_s = math.inf if holder else self._lease_ttl_s
-            worker.lease_expiry[lease_id] = time.monotonic() + renew_within_s
-            self._worker_of_lease[lease_id] = worker
-            self._holder_of_lease[lease_id] = holder
+            renew_within_s = math.inf if request.holder else self._lease_ttl_s
+            worker.lease_expiry[request.lease_id] = time.monotonic() + renew_within_s
+            self._worker_of_lease[request.lease_id] = worker
+            self._holder_of_lease[request.lease_id] = request.holder
             self._calls += 1
-            waiter.set_result(Lease(lease_id, worker.worker_id, worker.actor, renew_within_s, self._call_timeout_s))
+            request.lease.set_result(
+                Lease(request.lease_id, worker.worker_id, worker.actor, renew_within_s, self._call_timeout_s)
+            )
 
-    def _end_lease(self, lease_id: int) -> None:
+    def _end_lease(self, lease_id: str) -> None:
         worker = self._worker_of_lease.pop(lease_id, None)
         if worker is not None:
             del worker.lease_expiry[lease_id]
@@ -373,7 +381,7 @@ class Fleet:
             leases = [lease_id for lease_id, holder in self._holder_of_lease.items() if holder in dead]
             self._take_back(leases, "the caller that held a lease died")
 
-    def _take_back(self, lease_ids: Sequence[int], reason: str) -> None:
+    def _take_back(self, lease_ids: Sequence[str], reason: str) -> None:
         for lease_id in lease_ids:
             self._say(logging.WARNING, self._worker_of_lease[lease_id], reason)
             self._end_lease(lease_id)

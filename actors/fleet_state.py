@@ -17,7 +17,7 @@ class Lease(NamedTuple):
     A call that takes longer than `call_timeout_s` is to be reported by `report_hung`.
     """
 
-    lease_id: int
+    lease_id: str
     worker_id: str
     worker: "ActorHandle[Any]"
     renew_within_s: float

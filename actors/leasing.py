@@ -5,17 +5,21 @@ Imported by the light tasks of Ray Data, so nothing here imports torch.
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import Any
+from uuid import uuid4
 
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, TaskCancelledError
 
 from actors.fleet_state import FleetError, Lease
 from actors.liveness import own_actor_id
 
 # A batch that is too large for the time-out is so on every worker.
 MAX_TIMEOUTS = 3
+
+_background: set["asyncio.Task[None]"] = set()
 
 
 class CallTimeoutError(RuntimeError):
@@ -71,7 +75,7 @@ async def call_leased(
         except ObjectLostError as error:  # the result lay on a node that was lost
             loss = str(error)
         finally:
-            fleet.release.remote(lease.lease_id)
+            _in_background(_release(fleet, lease.lease_id))
     raise FleetError(
         f"a call of {method} was lost {max_attempts} times, last on {worker_id}; if each worker dies of this call "
         f"(out of memory?), make its batch smaller. The last loss:\n{loss}"
@@ -84,21 +88,38 @@ def call_leased_sync(fleet: "ActorHandle[Any]", method: str, *args: Any, max_att
 
 
 async def _lease(fleet: Any) -> Lease:
-    reference: ObjectRef[Lease] = fleet.lease.remote(own_actor_id())
+    lease_id = uuid4().hex
+    reference: ObjectRef[Lease] = fleet.lease.remote(own_actor_id(), lease_id)
     granted = asyncio.wrap_future(reference.future())
     try:
         return await asyncio.shield(granted)
     except RayTaskError as error:
         raise _cause_of(error) from error
     except asyncio.CancelledError:
-        # The fleet hands it out all the same, in its turn.
-        granted.add_done_callback(lambda late: _give_back_unused(fleet, late))
+        # Ray cancels the call too, but the fleet may have granted the lease before it hears of that.
+        granted.add_done_callback(lambda call: _give_back_ungranted(fleet, lease_id, call))
         raise
 
 
-def _give_back_unused(fleet: Any, granted: "asyncio.Future[Lease]") -> None:
-    if not granted.cancelled() and granted.exception() is None:
-        fleet.release.remote(granted.result().lease_id)
+def _give_back_ungranted(fleet: Any, lease_id: str, call: "asyncio.Future[Lease]") -> None:
+    if not call.cancelled():
+        call.exception()  # looked at, or asyncio would tell of it
+    fleet.release.remote(lease_id)
+
+
+async def _release(fleet: Any, lease_id: str) -> None:
+    """Give a lease back, twice if need be: when Ray cancels a task, it cancels the calls on their way from it too."""
+    try:
+        await fleet.release.remote(lease_id)
+    except (asyncio.CancelledError, TaskCancelledError):
+        fleet.release.remote(lease_id)
+
+
+def _in_background(coroutine: Coroutine[Any, Any, None]) -> None:
+    # The loop holds tasks weakly.
+    task = asyncio.get_running_loop().create_task(coroutine)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
 
 
 async def _result_renewing(fleet: "ActorHandle[Any]", lease: Lease, method: str, args: tuple[Any, ...]) -> Any:

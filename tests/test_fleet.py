@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_leases_are_first_come_first_served(start):
     wait_until(lambda: stats(fleet).waiting == 3)
     for position, waiter in enumerate(queue):
         ray.get(fleet.release.remote(held[position].lease_id))
-        held.append(ray.get(waiter, timeout=60))
+        held.append(ray.get(waiter, timeout=30))
         later = queue[position + 1 :]
         assert not later or ray.wait(later, timeout=0.1)[0] == [], "one release serves one waiter"
 
@@ -358,6 +359,19 @@ def test_a_caller_that_gives_up_waiting_gives_its_lease_back(start, caller):
     ray.get(caller.give_up_waiting.remote(fleet))
     ray.get(fleet.release.remote(lease.lease_id))
     assert call_leased_sync(fleet, "work", 1, 0.0)
+    assert stats(fleet).expired_leases == 0
+
+
+def test_cancelled_calls_leave_no_lease_behind_whenever_they_are_cancelled(start, caller):
+    """Ray Data cancels its tasks when a learner dies, and Ray all calls that these made: while they wait for a lease,
+    while the fleet grants it, while it travels."""
+    fleet = start(Worker, lease_ttl_s=1000.0)
+    calls = [caller.call.remote(fleet, number, 0.002) for number in range(300)]
+    for call in random.Random(0).sample(calls, 250):
+        ray.cancel(call)
+        time.sleep(0.002)
+    ray.wait(calls, num_returns=len(calls), timeout=30)
+    wait_until(lambda: (stats(fleet).leases, stats(fleet).waiting) == (0, 0))
     assert stats(fleet).expired_leases == 0
 
 

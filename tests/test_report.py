@@ -94,12 +94,12 @@ def test_charts_say_what_they_show_and_are_drawings_with_text(compared):
         assert sum(cost in text for text in texts) == 1
     words = " ".join(page.alternatives.values())
     assert "TailorPO-G from 2.0000 at 0 to 5.5000 at 128" in words
-    assert "TailorPO-G +1.0000 [-5.3531, +7.3531]; TailorPO +0.2500 [+0.1500, +0.3500]" in words
+    assert "TailorPO-G +1.0000 [-5.3539, +7.3539]; TailorPO +0.2500 [+0.1500, +0.3500]" in words
 
 
 def test_page_and_markdown_tell_the_same_comparison(compared):
     page, markdown = Page(compared / "report.html"), (compared / "report.md").read_text(encoding="utf-8")
-    cells = ["clip", "TailorPO-G", "2", "20.0000", "21.0000", "+1.0000", "[-5.3531, +7.3531]", "0.600", "256"]
+    cells = ["clip", "TailorPO-G", "2", "20.0000", "21.0000", "+1.0000", "[-5.3539, +7.3539]", "0.600", "256"]
     assert f"| {' | '.join(cells)} |" in markdown
     assert all(cell in page.text for cell in cells)
     assert "| diversity | TailorPO-G | 1 | 0.5000 | 0.2500 | -0.2500 | [-0.5000, -0.1250] |" in markdown

@@ -159,12 +159,12 @@ def test_a_single_run_keeps_the_interval_of_its_evaluation(tmp_path):
     assert measure.win_rate is None and measure.pairs is None
 
 
-def test_several_runs_are_averaged_and_their_spread_is_the_interval(tmp_path):
+def test_several_runs_are_averaged_and_their_spread_and_own_intervals_are_the_interval(tmp_path):
     comparison = evaluated(tmp_path, [1.0, 2.0, 3.0])
     reward = rows_over_seeds(comparison)[0]
     assert (reward.run, reward.seed, reward.runs, reward.pairs) == (None, None, 3, 3 * 128)
     assert (reward.base, reward.aligned, reward.difference) == (20.0, 22.0, 2.0)
-    assert (reward.high - reward.low) / 2 == pytest.approx(4.302653 / np.sqrt(3), abs=1e-6)
+    assert (reward.high - reward.low) / 2 == pytest.approx(np.hypot(4.302653 / np.sqrt(3), 0.1), abs=1e-6)
     assert [row.difference for row in rows_of_runs(comparison) if row.kind == "reward"] == [1.0, 2.0, 3.0]
 
 

@@ -13,6 +13,7 @@ from pipeline.evaluation.tables import evaluation_text
 from pipeline.images import save_png
 from pipeline.report.evaluation_file import EVALUATION_FILE
 from pipeline.report.evaluation_page import SETTINGS_FILE
+from pipeline.report.pairs import PAIRS_FILE
 from pipeline.run_folder import write_json, write_text
 
 TEXT_FILE = "evaluation.md"
@@ -56,7 +57,7 @@ def write_adapter(
 ) -> None:
     """Write everything about one adapter; evaluation.json comes last, and says that the rest is there."""
     pairs = pair_table(evaluation, reward_labels, aspect_labels)
-    write_parquet(pairs, directory / "pairs.parquet")
+    write_parquet(pairs, directory / PAIRS_FILE)
     write_parquet(prompt_table(evaluation, pairs), directory / "per_prompt.parquet")
     for kind, picture in change_pictures(evaluation).items():
         save_png(picture, directory / f"{kind}.png")

@@ -1,14 +1,18 @@
 """Runs that differ in their seed alone, taken together."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 from pipeline.report.history import Series
-from pipeline.statistics import CONFIDENCE
+from pipeline.statistics import CONFIDENCE, mean_interval
+
+RESAMPLES = 1999
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,34 @@ def estimate_over_seeds(values: Sequence[float]) -> Estimate:
     quantile = float(student_t.ppf((1 + CONFIDENCE) / 2, len(numbers) - 1))
     half = quantile * float(numbers.std(ddof=1)) / float(np.sqrt(len(numbers)))
     return Estimate(mean, mean - half, mean + half)
+
+
+def with_error_over_prompts(over_seeds: Estimate, over_prompts: Estimate) -> Estimate:
+    """`over_seeds` with an interval that holds for other prompts as well.
+
+    Runs evaluated on the same prompts share the error of that choice, which their spread does not show. Both errors are
+    taken for independent, so half widths add as squares; what depends on a seed and a prompt is in both, which makes
+    the interval a little too wide rather than too narrow.
+    """
+    down = math.hypot(over_seeds.mean - over_seeds.low, over_prompts.mean - over_prompts.low)
+    up = math.hypot(over_seeds.high - over_seeds.mean, over_prompts.high - over_prompts.mean)
+    return Estimate(over_seeds.mean, over_seeds.mean - down, over_seeds.mean + up)
+
+
+def estimate_of_runs(differences: Sequence[pd.Series]) -> Estimate:
+    """The mean of differences that all runs took of the same pairs, with its 95 % interval.
+
+    Of one run it is over prompts, whose pairs are resampled together; of several it is over prompts and seeds.
+
+    Args:
+        differences: of each run (N,), indexed by prompt and sample, the same in all runs.
+    """
+    table = pd.concat(differences, axis=1, join="inner")
+    assert len(table) == len(differences[0]) > 0, "the runs are of different pairs"
+    mean = table.mean(axis=1)
+    prompts, _ = pd.factorize(mean.index.get_level_values("prompt"))
+    low, high = mean_interval(mean.to_numpy(), prompts, seed=0, n_resamples=RESAMPLES)
+    over_prompts = Estimate(float(mean.mean()), low, high)
+    if len(differences) == 1:
+        return over_prompts
+    return with_error_over_prompts(estimate_over_seeds(table.mean(axis=0).tolist()), over_prompts)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pipeline.report.comparison import Comparison
 from pipeline.report.content import Report, Section
 from pipeline.report.diagnostics_section import diagnostics_section
-from pipeline.report.held_out_section import hacking_section, held_out_section
+from pipeline.report.held_out_section import between_methods_section, hacking_section, held_out_section
 from pipeline.report.pictures_section import pictures_section
 from pipeline.report.provenance_section import (
     budget_section,
@@ -27,6 +27,7 @@ def build_report(comparison: Comparison, more: Sequence[Section] = ()) -> Report
     single = len(comparison.runs) == 1
     sections = (
         held_out_section(comparison),
+        between_methods_section(comparison),
         hacking_section(comparison),
         *more,
         training_section(comparison),

@@ -11,7 +11,13 @@ INTERVAL_OVER_PAIRS = (
 )
 
 INTERVAL_OVER_SEEDS = (
-    "The interval over several seeds is Student's, of the runs' mean differences; it is wide for few seeds."
+    "The interval over several seeds adds two errors, as squares: that of the seeds (Student's, of the runs' mean "
+    "differences, which is wide for few seeds), and that of the prompts, which all runs share."
+)
+
+BETWEEN_METHODS = (
+    "Images of two methods that trained on the same reward, drawn for the same prompts from the same noise, are "
+    "compared pair by pair and seed by seed. No correction is made for the number of comparisons."
 )
 
 HACKING = (

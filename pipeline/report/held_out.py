@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.report.aggregate import estimate_over_seeds
+from pipeline.report.aggregate import Estimate, estimate_of_runs, estimate_over_seeds, with_error_over_prompts
 from pipeline.report.comparison import Comparison, Method
 from pipeline.report.evaluation_file import RunEvaluation
 from pipeline.report.history import RunHistory
+from pipeline.report.pairs import share_pairs
 
 Kind = Literal["reward", "hacking"]
 
@@ -25,7 +26,7 @@ class HeldOutRow:
         measure: its name.
         base, aligned, difference: means over pairs, and over runs.
         low, high: the 95 % interval of `difference`. Of one run it is the evaluation's own, over pairs; over seeds it
-            is Student's, over the runs' differences, and a method of one run keeps that run's.
+            is of the runs' differences and of their prompts; a method of one run keeps that run's.
         win_rate: share of pairs in which the aligned image scores higher; None for a measure of hacking.
         pairs: pairs of images, all runs together; None for a measure of hacking.
         runs: how many runs this row is of.
@@ -104,20 +105,18 @@ def rows_of_evaluation(label: str, evaluation: RunEvaluation, run: str | None, s
 
 
 def _rows_of_method(method: Method) -> list[HeldOutRow]:
-    by_measure: dict[tuple[Kind, str], list[HeldOutRow]] = {}
-    for run in method.runs:
+    by_measure: dict[tuple[Kind, str], dict[int, HeldOutRow]] = {}
+    evaluated = [run for run in method.runs if run.evaluation is not None]
+    for number, run in enumerate(evaluated):
         for row in _rows_of_run(method.label, run):
-            by_measure.setdefault((row.kind, row.measure), []).append(row)
-    return [_over_seeds(rows) for rows in by_measure.values()]
+            by_measure.setdefault((row.kind, row.measure), {})[number] = row
+    return [_over_seeds([evaluated[number] for number in rows], list(rows.values())) for rows in by_measure.values()]
 
 
-def _over_seeds(rows: Sequence[HeldOutRow]) -> HeldOutRow:
+def _over_seeds(runs: Sequence[RunHistory], rows: Sequence[HeldOutRow]) -> HeldOutRow:
+    """One row over those of several runs."""
     first = rows[0]
-    if len(rows) == 1:
-        low, high = first.low, first.high
-    else:
-        estimate = estimate_over_seeds([row.difference for row in rows])
-        low, high = estimate.low, estimate.high
+    low, high = (first.low, first.high) if len(rows) == 1 else _interval(runs, rows)
     win_rates = [row.win_rate for row in rows if row.win_rate is not None]
     pairs = [row.pairs for row in rows if row.pairs is not None]
     return HeldOutRow(
@@ -126,12 +125,35 @@ def _over_seeds(rows: Sequence[HeldOutRow]) -> HeldOutRow:
         seed=None,
         kind=first.kind,
         measure=first.measure,
-        base=float(np.mean([row.base for row in rows])),
-        aligned=float(np.mean([row.aligned for row in rows])),
-        difference=float(np.mean([row.difference for row in rows])),
+        base=_mean([row.base for row in rows]),
+        aligned=_mean([row.aligned for row in rows]),
+        difference=_mean([row.difference for row in rows]),
         low=low,
         high=high,
-        win_rate=float(np.mean(win_rates)) if win_rates else None,
+        win_rate=_mean(win_rates) if win_rates else None,
         pairs=sum(pairs) if pairs else None,
         runs=len(rows),
     )
+
+
+def _interval(runs: Sequence[RunHistory], rows: Sequence[HeldOutRow]) -> tuple[float, float]:
+    """The interval over seeds and prompts.
+
+    Where the pairs were not kept, or those of a measure are none, the runs' own intervals stand for that over prompts,
+    as if all runs erred alike.
+    """
+    measure = rows[0].measure
+    tables = [run.pairs for run in runs]
+    if share_pairs(tables, measure):
+        scores = [table.loc[measure] for table in tables if table is not None]
+        estimate = estimate_of_runs([table.aligned - table.base for table in scores])
+    else:
+        over_prompts = Estimate(
+            _mean([row.difference for row in rows]), _mean([row.low for row in rows]), _mean([row.high for row in rows])
+        )
+        estimate = with_error_over_prompts(estimate_over_seeds([row.difference for row in rows]), over_prompts)
+    return estimate.low, estimate.high
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from pipeline.report.charts import Bar, interval_chart
 from pipeline.report.comparison import Comparison, Method
 from pipeline.report.content import Chart, Section, Table
-from pipeline.report.explanations import HACKING, HELD_OUT, INTERVAL_OVER_PAIRS, INTERVAL_OVER_SEEDS, NOT_EVALUATED
+from pipeline.report.explanations import (
+    BETWEEN_METHODS,
+    HACKING,
+    HELD_OUT,
+    INTERVAL_OVER_PAIRS,
+    INTERVAL_OVER_SEEDS,
+    NOT_EVALUATED,
+)
 from pipeline.report.held_out import HeldOutRow, rows_of_runs, rows_over_seeds
 from pipeline.report.looks import Look, looks_of
+from pipeline.report.method_differences import method_differences
 from pipeline.report.wording import MISSING, count, interval, number, signed
 
 REWARD_COLUMNS = ("base", "aligned", "difference", "95 % interval", "win rate", "pairs")
@@ -26,6 +34,30 @@ def held_out_section(comparison: Comparison) -> Section:
         tables=(_table("Rewards", comparison, rows, REWARD_COLUMNS),),
         charts=difference_charts(rows, looks_of(comparison)) if len(comparison.methods) > 1 else (),
         folded=_table_of_runs(comparison, "reward", REWARD_COLUMNS),
+    )
+
+
+def between_methods_section(comparison: Comparison) -> Section | None:
+    """Which methods differ from one another; None where no two were evaluated on the same pairs."""
+    rows = method_differences(comparison)
+    if not rows:
+        return None
+    columns = ("measure", "method", "other method", "runs", "difference", "95 % interval", "win rate", "pairs")
+    cells = tuple(
+        (
+            row.measure,
+            row.first,
+            row.second,
+            count(row.runs),
+            signed(row.difference),
+            interval(row.low, row.high),
+            number(row.win_rate, decimals=3),
+            count(row.pairs),
+        )
+        for row in rows
+    )
+    return Section(
+        "Method against method", paragraphs=(BETWEEN_METHODS,), tables=(Table("Differences", columns, cells),)
     )
 
 

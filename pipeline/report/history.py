@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config import RunSettings
 from pipeline.config_loading import load_settings
 from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
+from pipeline.report.pairs import read_pairs
 from pipeline.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MetricsFile
 
 Series = NDArray[np.float64]
@@ -33,6 +35,7 @@ class RunHistory:
         metrics: an object per finished iteration, from iteration 0 on; at least one.
         evaluation: its held-out comparison, None before it was made.
         environment: versions and hardware, None where the folder does not tell them.
+        pairs: the numbers behind the comparison, as `read_pairs` returns them; None where they were not kept.
     """
 
     folder: Path
@@ -41,6 +44,7 @@ class RunHistory:
     metrics: tuple[dict[str, Any], ...]
     evaluation: RunEvaluation | None
     environment: dict[str, Any] | None
+    pairs: pd.DataFrame | None
 
     @property
     def name(self) -> str:
@@ -85,6 +89,7 @@ def read_run(folder: Path) -> RunHistory:
         metrics=metrics,
         evaluation=read_evaluation(folder),
         environment=_read_environment(folder / ENVIRONMENT_FILE),
+        pairs=read_pairs(folder),
     )
 
 

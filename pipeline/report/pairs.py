@@ -1,0 +1,35 @@
+"""pairs.parquet: the numbers of every pair of images behind an evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+PAIRS_FILE = "pairs.parquet"
+PAIR = ["prompt", "sample"]
+COLUMNS = {"kind", "measure", *PAIR, "base", "aligned"}
+
+
+def read_pairs(folder: Path) -> pd.DataFrame | None:
+    """The pairs of a run, indexed by measure, prompt and sample, with columns kind, base and aligned; None without.
+
+    Raises:
+        ValueError: a file that is no table of pairs.
+    """
+    path = folder / PAIRS_FILE
+    if not path.is_file():
+        return None
+    try:
+        table = pd.read_parquet(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if missing := COLUMNS - set(table.columns):
+        raise ValueError(f"{path} is no table of pairs: it has no column {', '.join(sorted(missing))}")
+    return table.set_index(["measure", *PAIR]).sort_index()
+
+
+def share_pairs(runs: Sequence[pd.DataFrame | None], measure: str) -> bool:
+    """Whether every run has numbers of a measure, of the same pairs."""
+    found = [run.loc[measure].index for run in runs if run is not None and measure in run.index.levels[0]]
+    return len(found) == len(runs) and all(index.equals(found[0]) for index in found)

@@ -1,0 +1,114 @@
+"""Intervals over seeds and prompts, and methods against one another, from the pairs of images behind evaluations."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_folders import reward_row, write_run_folder
+
+from pipeline.report.aggregate import estimate_of_runs, estimate_over_seeds
+from pipeline.report.build import build_report
+from pipeline.report.comparison import compare
+from pipeline.report.held_out import rows_over_seeds
+from pipeline.report.history import read_run
+from pipeline.report.method_differences import method_differences
+from pipeline.report.pairs import PAIRS_FILE, read_pairs, share_pairs
+
+
+def pairs_of(aligned, measure="clip", kind="reward", images=2) -> pd.DataFrame:
+    """Rows of a measure, `images` of each prompt; the base model scores 0 everywhere."""
+    samples = np.arange(len(aligned))
+    prompts = [f"prompt {sample // images}" for sample in samples]
+    columns = {"prompt": prompts, "kind": kind, "measure": measure, "sample": samples, "base": 0.0}
+    return pd.DataFrame({**columns, "aligned": np.asarray(aligned, dtype=np.float64)})
+
+
+def write_run(folder, seed, *tables, **settings):
+    """A run folder whose evaluation and pairs agree on the mean difference."""
+    rewards = {
+        table.measure[0]: reward_row(float(table.aligned.mean())) for table in tables if table.kind[0] == "reward"
+    }
+    write_run_folder(folder, [1.0], evaluation={"rewards": rewards}, seed=seed, **settings)
+    pd.concat(tables).to_parquet(folder / PAIRS_FILE)
+    return folder
+
+
+def differences(values, images=2) -> pd.Series:
+    table = pairs_of(values, images=images).set_index(["prompt", "sample"])
+    return table.aligned - table.base
+
+
+def test_prompts_that_all_runs_share_widen_the_interval_until_it_covers():
+    """The spread of the seeds alone misses the truth most of the time where prompts differ more than seeds."""
+    rng, truth, trials = np.random.default_rng(0), 0.3, 200
+    covered = covered_by_seeds = 0
+    for _ in range(trials):
+        prompts, seeds = np.repeat(rng.normal(truth, 1.0, 30), 2), rng.normal(0.0, 0.02, 3)
+        runs = [differences(prompts + seed + rng.normal(0.0, 0.1, 60)) for seed in seeds]
+        estimate, by_seeds = estimate_of_runs(runs), estimate_over_seeds([run.mean() for run in runs])
+        covered += estimate.low <= truth <= estimate.high
+        covered_by_seeds += by_seeds.low <= truth <= by_seeds.high
+    assert covered / trials > 0.9
+    assert covered_by_seeds / trials < 0.6
+
+
+def test_seeds_that_differ_more_than_prompts_leave_the_interval_over_seeds():
+    runs = [differences([seed, seed, seed, seed]) for seed in (1.0, 2.0, 3.0)]
+    estimate, by_seeds = estimate_of_runs(runs), estimate_over_seeds([1.0, 2.0, 3.0])
+    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((2.0, by_seeds.low, by_seeds.high))
+
+
+def test_one_run_has_the_interval_over_its_prompts():
+    estimate = estimate_of_runs([differences([0.0, 0.0, 1.0, 1.0])])
+    assert (estimate.low, estimate.mean, estimate.high) == (0.0, 0.5, 1.0)
+
+
+def test_the_held_out_table_counts_prompts_and_seeds(tmp_path):
+    """Two prompts that disagree: no spread of seeds, and all the same no certainty."""
+    folders = [write_run(tmp_path / f"{seed}", seed, pairs_of([0.0, 0.0, 1.0, 1.0])) for seed in range(3)]
+    (row,) = rows_over_seeds(compare([read_run(folder) for folder in folders]))
+    assert (row.low, row.difference, row.high, row.runs) == (0.0, 0.5, 1.0, 3)
+
+
+def test_methods_are_compared_pair_by_pair_and_seed_by_seed(tmp_path):
+    folders = []
+    for seed, gain in enumerate((0.25, 0.5)):
+        scores = np.array([1.0, 2.0, 3.0, 4.0])
+        aspect = pairs_of([1.0, 1.0, 1.0, 1.0], "judge: shapes", "aspect")
+        folders.append(write_run(tmp_path / f"a{seed}", seed, pairs_of(scores), aspect, iterations=10))
+        folders.append(write_run(tmp_path / f"b{seed}", seed, pairs_of(scores - gain * (scores > 1)), iterations=20))
+    comparison = compare([read_run(folder) for folder in folders])
+    (row,) = method_differences(comparison)
+    first, second = (method.label for method in comparison.methods)
+    assert (row.measure, row.first, row.second, row.runs, row.pairs) == ("clip", first, second, 2, 8)
+    assert row.difference == pytest.approx(0.75 * (0.25 + 0.5) / 2)
+    assert row.win_rate == pytest.approx((6 + 0.5 * 2) / 8)
+    assert row.low < row.difference < row.high
+    (section,) = [section for section in build_report(comparison).sections if section.title == "Method against method"]
+    assert section.tables[0].rows[0][:3] == ("clip", first, second)
+
+
+def test_methods_without_pairs_in_common_are_not_compared(tmp_path):
+    folders = [
+        write_run(tmp_path / "a", 0, pairs_of([1.0, 2.0, 3.0, 4.0]), iterations=10),
+        write_run(tmp_path / "b", 0, pairs_of([1.0, 2.0]), iterations=20),
+        write_run_folder(tmp_path / "c", [1.0], iterations=30),
+    ]
+    assert method_differences(compare([read_run(folder) for folder in folders])) == []
+
+
+def test_runs_of_different_pairs_share_none(tmp_path):
+    one, other = (read_pairs(write_run(tmp_path / f"{n}", 0, pairs_of(np.ones(n)))) for n in (4, 6))
+    assert share_pairs([one, one], "clip")
+    assert not share_pairs([one, other], "clip")
+    assert not share_pairs([one, None], "clip")
+    assert not share_pairs([one, one], "judge")
+
+
+def test_a_file_that_is_no_table_of_pairs_is_named(tmp_path):
+    path = tmp_path / PAIRS_FILE
+    path.write_bytes(b"PAR1, or so")
+    with pytest.raises(ValueError, match=f"{path} cannot be read"):
+        read_pairs(tmp_path)
+    pairs_of([1.0]).drop(columns="sample").to_parquet(path)
+    with pytest.raises(ValueError, match="it has no column sample"):
+        read_pairs(tmp_path)
