@@ -24,7 +24,8 @@ COPY --chown=1000:100 configs/ configs/
 COPY --chown=1000:100 models/ models/
 
 # Workers import the code from here, wherever Ray starts them. Nobody talks to Ray without its token. An actor that asks for
-# no GPU sees none (Ray shows it all of its node's otherwise).
+# no GPU sees none (Ray shows it all of its node's otherwise). A job that is stopped has the time to end its iteration.
 ENV PYTHONPATH=/home/ray/tailorpo \
     RAY_AUTH_MODE=token \
-    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 \
+    RAY_JOB_STOP_WAIT_TIME_S=120

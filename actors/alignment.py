@@ -17,7 +17,7 @@ from actors.failure import explain_failure
 from actors.inputs import RunInputs
 from actors.training import train
 from actors.weights import WeightTicket, load_weights
-from pipeline.adapter import export_adapter, load_flat_adapter
+from pipeline.adapter import CARD_FILE, export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
 from pipeline.checkpoint_store import checkpoints_of_run
 from pipeline.config import RunSettings
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 # A tracker may have to send what is left before it ends.
 TRACKERS_PATIENCE_S = 120.0
 
-NO_EVALUATION = "None was made (evaluation.images=0)."
+NO_EVALUATION = "None was made."
 
 
 def align(
@@ -99,14 +99,17 @@ def _close(journal: Any, succeeded: bool) -> None:
 def _conclude(
     settings: RunSettings, held_out: list[str], crew: Crew, run_directory: Path, train_seconds: float
 ) -> dict[str, Any]:
-    """Evaluate and export what was learnt; return the summary, which is written last."""
+    """Export and evaluate what was learnt; return the summary, which is written last."""
     trained, patience = time.monotonic(), Patience(settings.checkpoint.retry_seconds)
     ticket, evaluation = ray.get(crew.store.current.remote()), None
+    # First what was learnt: an evaluation may yet fail.
+    export = partial(_export, settings, ticket, run_directory)
+    exported = patience.keep_trying(f"export the adapter into {run_directory}", export)
     if settings.evaluation.images:
         evaluation = asyncio.run(evaluate(settings, held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
-        patience.keep_trying(f"write into {run_directory}", partial(_save_evaluation, evaluation, run_directory))
-    export = partial(_export, settings, ticket, evaluation, run_directory)
-    patience.keep_trying(f"export the adapter into {run_directory}", export)
+        card = adapter_card(settings, ticket.version, evaluation_text(evaluation))
+        save = partial(_save_evaluation, evaluation, run_directory, {folder / CARD_FILE: card for folder in exported})
+        patience.keep_trying(f"write into {run_directory}", save)
     summary = {
         "name": settings.name,
         "iterations": ticket.iteration,
@@ -121,22 +124,26 @@ def _conclude(
     return summary
 
 
-def _save_evaluation(evaluation: Evaluation, run_directory: Path) -> None:
+def _save_evaluation(evaluation: Evaluation, run_directory: Path, cards: dict[Path, str]) -> None:
     save_png(most_changed_picture(evaluation), run_directory / "before_after.png")
     write_json(run_directory / EVALUATION_FILE, evaluation.as_json())
     write_text(run_directory / "evaluation.md", evaluation_text(evaluation) + "\n")
+    for path, card in cards.items():
+        write_text(path, card)
 
 
-def _export(settings: RunSettings, ticket: WeightTicket, evaluation: Evaluation | None, run_directory: Path) -> None:
-    """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them."""
+def _export(settings: RunSettings, ticket: WeightTicket, run_directory: Path) -> list[Path]:
+    """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them; return what was written."""
     on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
     policy = Policy.load(on_cpu, settings.lora, settings.sampling, settings.seed)
-    record = training_record(settings)
-    card = adapter_card(settings, ticket.version, evaluation_text(evaluation) if evaluation else NO_EVALUATION)
+    record, card = training_record(settings), adapter_card(settings, ticket.version, NO_EVALUATION)
+    raw, averaged = run_directory / "adapter", run_directory / "adapter_ema"
     load_flat_adapter(policy, load_weights(ticket))
-    export_adapter(policy, run_directory / "adapter", card, record)
-    if settings.learner.ema_decay is not None:
-        files = checkpoints_of_run(settings, run_directory).newest().files
-        assert files is not None, "the last iteration has a checkpoint"
-        load_average(policy, files)
-        export_adapter(policy, run_directory / "adapter_ema", card, record)
+    export_adapter(policy, raw, card, record)
+    if settings.learner.ema_decay is None:
+        return [raw]
+    files = checkpoints_of_run(settings, run_directory).newest().files
+    assert files is not None, "the last iteration has a checkpoint"
+    load_average(policy, files)
+    export_adapter(policy, averaged, card, record)
+    return [raw, averaged]

@@ -14,6 +14,7 @@ from pipeline.config import RewardSettings
 from pipeline.evaluation.measured import DrawnImages, ImageMeasures, join_measures
 from pipeline.generation import evaluation_batch
 from pipeline.prompts import SampleBatch
+from pipeline.scoring import RewardError
 
 Images = NDArray[np.uint8]
 
@@ -78,7 +79,7 @@ async def draw_and_score(
         else:
             latents, drift = await call_leased(rollout_fleet, "generate_with_drift", batch, ticket)
         arguments = (latents, list(batch.prompts), list(plan.rewards), plan.embedder)
-        return await call_leased(reward_fleet, "evaluate", *arguments), drift
+        return await call_leased(reward_fleet, "evaluate", *arguments, nonsense=RewardError), drift
 
     batches = plan.batches()
     measures, drift = zip(*await asyncio.gather(*map(draw, batches)), strict=True)

@@ -163,7 +163,7 @@ def align_and_report(
     """
     from actors.alignment import align
     from actors.inputs import inputs_of_run, save_inputs
-    from pipeline.preflight import warn_of_long_prompts
+    from pipeline.preflight import check_scorable, warn_of_long_prompts
     from pipeline.progress import ProgressReporter
     from pipeline.report.writing import write_report
     from pipeline.reward_roles import reward_line
@@ -171,6 +171,7 @@ def align_and_report(
 
     inputs = inputs_of_run(settings, run_directory)
     if settings.prompts.columns:
+        check_scorable(settings, inputs.prompts.held_out)
         prompts = [*inputs.prompts.train, *inputs.prompts.held_out]
         circumstances = circumstances | {"truncated_prompts": warn_of_long_prompts(settings.model.path, prompts)}
 

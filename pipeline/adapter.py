@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from pipeline.policy import ADAPTER_NAME, Policy
 from pipeline.training_record import TRAINING_FILE, TrainingRecord
 
+CARD_FILE = "README.md"
+
 
 def flatten_adapter(policy: Policy) -> NDArray[np.float32]:
     """All LoRA parameters as one vector (N,) float32, in the order of their names."""
@@ -64,7 +66,7 @@ def export_adapter(policy: Policy, directory: Path, model_card: str, record: Tra
         )
     except SafetensorError as error:
         raise OSError(f"{temporary}: {error}") from error
-    (temporary / "README.md").write_text(model_card, encoding="utf-8")
+    (temporary / CARD_FILE).write_text(model_card, encoding="utf-8")
     (temporary / TRAINING_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)

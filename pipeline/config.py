@@ -103,7 +103,7 @@ OneOrSeveralRewards = Annotated[
 
 
 class PoolSettings(Settings):
-    """A set of equal actors that grows and shrinks."""
+    """A set of equal actors that grows to its maximum, and replaces those that are lost."""
 
     min_workers: PositiveInt = 1
     """How many must be ready before the run starts."""

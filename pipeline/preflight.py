@@ -14,7 +14,7 @@ from pipeline.config import RewardSettings, RunSettings
 from pipeline.data_files import locate_data, require_text_column
 from pipeline.method_settings import DiffusionDPOSettings
 from pipeline.preference_pairs import check_pair_columns
-from pipeline.prompt_sets import split_prompts
+from pipeline.prompt_sets import PromptSets, split_prompts
 from pipeline.prompt_settings import PromptSettings
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
 from pipeline.rewards import reward_class
@@ -49,7 +49,9 @@ def check_run(settings: RunSettings) -> int:
         )
     if isinstance(settings.method, DiffusionDPOSettings):
         check_pair_columns(locate_data(settings.method.data))
-    prompts = check_prompts(settings.prompts)
+    sets = check_prompts(settings.prompts)
+    check_scorable(settings, sets.held_out)
+    prompts = sets.train + sets.held_out
     # Prompts of data sets are counted when they have been read; a tokenizer takes no empty list.
     return warn_of_long_prompts(settings.model.path, prompts) if prompts else 0
 
@@ -90,7 +92,7 @@ def check_model(path: str) -> None:
         raise ValueError(f"model.path {path!r} lacks the folder {', '.join(absent)}; copy the pipeline again, whole")
 
 
-def check_prompts(settings: PromptSettings) -> list[str]:
+def check_prompts(settings: PromptSettings) -> PromptSets:
     """Refuse prompts that cannot be read; columns of data sets are looked for, and read later by Ray Data.
 
     Returns:
@@ -103,9 +105,25 @@ def check_prompts(settings: PromptSettings) -> list[str]:
         require_text_column(locate_data(column.path), column.column, f"prompts.{role}.column")
     train = load_train_prompts(settings.train) if isinstance(settings.train, str) else []
     held_out = load_held_out_prompts(settings.held_out) if isinstance(settings.held_out, str) else []
-    if train and settings.split is not None:
-        split_prompts(train, settings.split)
-    return train + held_out
+    return split_prompts(train, settings.split) if train and settings.split is not None else PromptSets(train, held_out)
+
+
+def check_scorable(settings: RunSettings, held_out: list[str]) -> None:
+    """Refuse held-out prompts that a reward of the final evaluation has nothing to say about; none is none to refuse.
+
+    Raises:
+        ValueError: which reward, which prompt, and what to change.
+    """
+    if not (held_out and settings.evaluation.images):
+        return
+    for reward in (*settings.rewards, *settings.evaluation.rewards):
+        try:
+            reward_class(reward.name).check_prompts(held_out)
+        except ValueError as error:
+            raise ValueError(
+                f"prompts.held_out cannot be scored by {reward.name!r}: {error}; name other prompts, or take that "
+                "reward out of evaluation.rewards"
+            ) from error
 
 
 def check_target_modules(settings: RunSettings) -> None:

@@ -217,6 +217,13 @@ def test_a_run_that_cannot_succeed_is_refused(override, parts, config, tmp_path,
     assert not (tmp_path / "guided").exists()
 
 
+def test_prompts_that_the_final_evaluation_cannot_score_are_refused_before_the_training(config, tmp_path, capsys):
+    judged = "evaluation.rewards=[{name: scene_judge, path: models/demo-judge}]"
+    message = refusal(["--config", str(config), judged, "prompts.held_out=animals"], capsys)
+    assert "prompts.held_out cannot be scored by 'scene_judge'" in message and "name other prompts" in message
+    assert not (tmp_path / "guided").exists()
+
+
 def test_only_a_run_folder_can_be_resumed(tmp_path, capsys):
     assert f"{tmp_path} is no run folder" in refusal(["--resume", str(tmp_path)], capsys)
 

@@ -51,7 +51,12 @@ def test_the_versions_are_the_pinned_ones_and_no_secret_is_asked_for() -> None:
     assert [run for run in runs if "pip" in run] == ["pip install --no-cache-dir --no-input -c constraints.txt ."]
     assert not {"ADD", "ARG", "USER"} & {word for word, _ in instructions()}
     (environment,) = [dict(part.split("=") for part in line.split()) for word, line in instructions() if word == "ENV"]
-    assert environment.keys() == {"PYTHONPATH", "RAY_AUTH_MODE", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"}
+    assert environment.keys() == {
+        "PYTHONPATH",
+        "RAY_AUTH_MODE",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
+        "RAY_JOB_STOP_WAIT_TIME_S",
+    }
     assert environment["RAY_AUTH_MODE"] == "token"
 
 

@@ -3,10 +3,10 @@
     python -m benchmarks.chaos [--kills 14] [--seed 0] [section.key=value ...]
 
 Starts a cluster of one head and three worker nodes on this machine and runs a small alignment on it twice: undisturbed,
-and while a seeded schedule kills one part after another: a rollout worker, a reward actor, the weight store, the journal,
-a learner worker, Ray Train's controller, a whole node, the driver (which is then resumed). Writes to results/chaos.json and
-results/chaos.md each kill, the seconds it cost, and whether iterations, records and adapter are those of the
-undisturbed run.
+and while a seeded schedule kills one part after another: a rollout worker, a reward actor, the weight store, the
+journal, a learner worker, Ray Train's controller, a whole node, the driver (which is then resumed). Writes to
+results/chaos.json and results/chaos.md each kill, the seconds it cost, and whether iterations, records and adapter are
+those of the undisturbed run.
 """
 
 import argparse

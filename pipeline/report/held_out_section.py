@@ -16,7 +16,7 @@ from pipeline.report.explanations import (
 )
 from pipeline.report.held_out import HeldOutRow, rows_of_runs, rows_over_seeds
 from pipeline.report.looks import Look, looks_of
-from pipeline.report.method_differences import method_differences
+from pipeline.report.method_differences import MethodDifference, method_differences
 from pipeline.report.wording import MISSING, count, interval, number, signed
 
 REWARD_COLUMNS = ("base", "aligned", "difference", "95 % interval", "win rate", "pairs")
@@ -42,6 +42,16 @@ def between_methods_section(comparison: Comparison) -> Section | None:
     rows = method_differences(comparison)
     if not rows:
         return None
+    trained, other = [row for row in rows if row.trained], [row for row in rows if not row.trained]
+    return Section(
+        "Method against method",
+        paragraphs=(BETWEEN_METHODS,),
+        tables=(_table_of_differences("The reward that was trained on", trained),) if trained else (),
+        folded=(_table_of_differences("Other rewards", other),) if other else (),
+    )
+
+
+def _table_of_differences(caption: str, rows: Sequence[MethodDifference]) -> Table:
     columns = ("measure", "method", "other method", "runs", "difference", "95 % interval", "win rate", "pairs")
     cells = tuple(
         (
@@ -56,9 +66,7 @@ def between_methods_section(comparison: Comparison) -> Section | None:
         )
         for row in rows
     )
-    return Section(
-        "Method against method", paragraphs=(BETWEEN_METHODS,), tables=(Table("Differences", columns, cells),)
-    )
+    return Table(caption, columns, cells)
 
 
 def hacking_section(comparison: Comparison) -> Section | None:

@@ -17,6 +17,7 @@ class MethodDifference:
 
     Attributes:
         measure: the reward.
+        trained: whether they trained on it.
         first, second: the methods' labels.
         difference: mean of first - second over pairs and seeds.
         low, high: its 95 % interval, over prompts, and over seeds where there are several.
@@ -26,6 +27,7 @@ class MethodDifference:
     """
 
     measure: str
+    trained: bool
     first: str
     second: str
     difference: float
@@ -61,6 +63,7 @@ def _rows(first: Method, second: Method) -> Iterator[MethodDifference]:
         estimate, together = estimate_of_runs(differences), pd.concat(differences)
         yield MethodDifference(
             measure=measure,
+            trained=measure in {reward.name for reward in first.runs[0].settings.rewards},
             first=first.label,
             second=second.label,
             difference=estimate.mean,

@@ -1,0 +1,30 @@
+"""The end of a run: what was learnt is exported before anything that may fail."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from settings import miniature_settings
+
+from actors import alignment
+from actors.weights import start_weight_store
+from pipeline.adapter import CARD_FILE, flatten_adapter
+from pipeline.policy import Policy
+
+
+def test_an_evaluation_that_fails_costs_no_adapter(ray_session, miniature_model: Path, tmp_path: Path, monkeypatch):
+    async def fail(*_: Any) -> None:
+        raise RuntimeError("the judge is ill")
+
+    monkeypatch.setattr(alignment, "evaluate", fail)
+    settings = miniature_settings(miniature_model, evaluation={"images": 2})
+    learnt = flatten_adapter(Policy.load(settings.model, settings.lora, settings.sampling, settings.seed)) + 1.0
+    store = start_weight_store()
+    store.publish.remote(3, 3, learnt)
+    crew: Any = SimpleNamespace(store=store, rollout_fleet=None, reward_fleet=None)
+    with pytest.raises(RuntimeError, match="the judge is ill"):
+        alignment._conclude(settings, ["a red circle"], crew, tmp_path, 0.0)
+    assert (tmp_path / "adapter" / "pytorch_lora_weights.safetensors").is_file()
+    assert "None was made." in (tmp_path / "adapter" / CARD_FILE).read_text(encoding="utf-8")
+    assert not (tmp_path / "summary.json").exists()
