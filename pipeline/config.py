@@ -184,6 +184,9 @@ class LearnerSettings(Settings):
     """AdamW's epsilon."""
     warmup_steps: NonNegativeInt = 0
     """Optimiser steps over which the learning rate rises from zero."""
+    loss_scale: PositiveFloat | None = None
+    """Factor on the loss in the backward pass, divided out of the gradients again: float16 rounds small ones to zero.
+    By default 4096 with model.dtype=float16, and 1 otherwise; a power of two changes nothing else."""
     max_grad_norm: PositiveFloat = 1.0
     """The gradient is scaled down to this norm."""
     max_skipped_steps: NonNegativeInt = 10

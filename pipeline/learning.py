@@ -16,6 +16,8 @@ from pipeline.records import RecordRows
 from pipeline.reduction import sum_over_workers
 from pipeline.reward_normaliser import RewardNormaliser
 
+FLOAT16_LOSS_SCALE = 4096.0
+
 
 class Learner:
     """Applies the method's loss to an iteration of records, on one worker or as one of several.
@@ -31,6 +33,8 @@ class Learner:
         self.method = create_method(settings)
         self.optimiser = AdapterOptimiser(policy.adapter_parameters(), settings.learner, settings.learning_rate)
         self.normaliser = RewardNormaliser(settings)
+        by_dtype = FLOAT16_LOSS_SCALE if settings.model.dtype == "float16" else 1.0
+        self.loss_scale = settings.learner.loss_scale or by_dtype
 
     def learn(self, table: pa.Table, iteration: int) -> dict[str, Any]:
         """Take this worker's records of an iteration and make all of its optimiser steps.
@@ -80,6 +84,9 @@ class Learner:
         for indices in torch.arange(len(rows)).split(self.settings.learner.micro_batch_size):
             if len(indices):
                 terms = self.method.loss(self.policy, rows.select(indices))
-                terms.losses.sum().backward()
+                (terms.losses.sum() * self.loss_scale).backward()
                 totals += term_sums(terms.losses, terms.diagnostics, names)
+        for parameter in self.policy.adapter_parameters().values():
+            if parameter.grad is not None:
+                parameter.grad /= self.loss_scale
         return totals

@@ -133,5 +133,5 @@ class AdapterOptimiser:
             raise NonFiniteGradientError(
                 f"{self.steps_skipped} optimiser steps had a gradient that is not finite, more than learner."
                 f"max_skipped_steps={self.settings.max_skipped_steps}; lower learner.learning_rate or method.beta, or "
-                "use model.dtype=bfloat16 or float32"
+                "with model.dtype=float16 learner.loss_scale, or use model.dtype=bfloat16 or float32"
             )
