@@ -5,16 +5,18 @@
 Starts a cluster of one head and three worker nodes on this machine and runs a small alignment on it twice: undisturbed,
 and while a seeded schedule kills one part after another: a rollout worker, a reward actor, the weight store, the
 journal, a learner worker, Ray Train's controller, a whole node, the driver (which is then resumed). Writes to
-results/chaos.json and results/chaos.md each kill, the seconds it cost, and whether iterations, records and adapter are
-those of the undisturbed run.
+results/chaos.json and results/chaos.md each kill, what the run's log says of it, the seconds it cost, and whether
+iterations, records and adapter are those of the undisturbed run.
 """
 
 import argparse
 import itertools
 import random
+import re
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,12 +45,16 @@ class Kill:
     Attributes:
         victim: what was killed.
         iteration: the iteration that was under way.
+        time: when, in seconds since 1970.
         seconds: until that iteration was done, from the end of the one before it.
+        outcome: what the run's log tells from the kill until then.
     """
 
     victim: str
     iteration: int
+    time: float
     seconds: float = float("nan")
+    outcome: str = ""
 
 
 def main() -> None:
@@ -87,8 +93,9 @@ def disturb(job: AlignJob, cluster: LocalCluster, victims: list[str], rng: rando
     for victim in victims:
         wait_for_iterations(job, kills[-1].iteration + 1 if kills else 1)
         time.sleep(rng.random() * typical_seconds)
+        moment = time.time()
         kill(job, cluster, victim, rng)
-        kills.append(Kill(victim, len(job.metrics())))
+        kills.append(Kill(victim, len(job.metrics()), moment))
         typical_seconds = min(metrics["seconds"] for metrics in job.metrics())
     return kills
 
@@ -98,8 +105,10 @@ def compare(calm: AlignJob, troubled: AlignJob, kills: list[Kill]) -> dict[str, 
     expected, found = calm.metrics(), troubled.metrics()
     undisturbed = median(late["time"] - early["time"] for early, late in itertools.pairwise(expected))
     times = {metrics["iteration"]: metrics["time"] for metrics in found}
+    log = troubled.log()
     for event in kills:
         event.seconds = times[event.iteration] - times[event.iteration - 1]
+        event.outcome = told(log, event.time, times[event.iteration])
     return {
         "every_iteration_once": [m["iteration"] for m in found] == [m["iteration"] for m in expected],
         "same_adapter_after_every_iteration": [m["adapter_sha256"] for m in found]
@@ -108,6 +117,17 @@ def compare(calm: AlignJob, troubled: AlignJob, kills: list[Kill]) -> dict[str, 
         "undisturbed_iteration_seconds": undisturbed,
         "kills": [asdict(event) | {"seconds_lost": event.seconds - undisturbed} for event in kills],
     }
+
+
+def told(log: list[dict[str, Any]], begin: float, end: float) -> str:
+    """What fleets, journal and driver said between two moments: the first words of each line, once each."""
+    lines = [line for line in log if begin <= datetime.fromisoformat(line["time"]).timestamp() <= end]
+    words = [
+        f"{line['worker']} " * (line["role"] == "fleet") + re.split("[:,]", line["message"])[0]
+        for line in lines
+        if line["message"] != "the iteration is done"
+    ]
+    return "; ".join(dict.fromkeys(words)) or "nothing"
 
 
 def record_keys(job: AlignJob) -> list[tuple[int, int]]:
@@ -121,11 +141,12 @@ def record_keys(job: AlignJob) -> list[tuple[int, int]]:
 
 def as_markdown(result: dict[str, Any]) -> str:
     """The table of kills, those of one iteration together."""
-    lines = ["| iteration | killed | seconds lost |", "| --- | --- | --- |"]
+    lines = ["| iteration | killed | what the log then says | seconds lost |", "| --- | --- | --- | --- |"]
     for iteration, group in itertools.groupby(result["kills"], key=lambda event: event["iteration"]):
         events = list(group)
         victims = ", then ".join(event["victim"] for event in events)
-        lines.append(f"| {iteration} | {victims} | {events[0]['seconds_lost']:.1f} |")
+        outcomes = ", then ".join(event["outcome"] for event in events)
+        lines.append(f"| {iteration} | {victims} | {outcomes} | {events[0]['seconds_lost']:.1f} |")
     lines += [
         "",
         f"An undisturbed iteration took {result['undisturbed_iteration_seconds']:.1f} s (median).",

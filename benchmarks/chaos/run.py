@@ -27,9 +27,11 @@ class AlignJob:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Metrics of the iterations done so far."""
-        path = self.run_directory / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return self._objects("metrics.jsonl")
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of the run's log so far."""
+        return self._objects("log.jsonl")
 
     def is_running(self) -> bool:
         """Whether the driver lives."""
@@ -49,6 +51,11 @@ class AlignJob:
         if self.is_running():
             self._process.kill()
             self._process.wait()
+
+    def _objects(self, name: str) -> list[dict[str, Any]]:
+        path = self.run_directory / name
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
     def _start(self, *arguments: str) -> None:
         command = [sys.executable, "jobs/align.py", *arguments]
