@@ -1,5 +1,6 @@
 """The committed models: they load by stock classes, carry SD v1.5's schedule, and judge and rank what they should."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,12 @@ def test_base_model_follows_held_out_prompts_fairly_well(pipeline: StableDiffusi
     prompts = held_out_prompts(48)
     share = judge.score(sample_images(pipeline, prompts, GUIDANCE_SCALE, seed=0), prompts).mean()
     assert 0.35 <= share <= 0.95  # 48 prompts estimate the 55 to 85 % of the whole list with a spread of 7 %
+
+
+def test_the_stated_quality_is_good_but_can_be_bettered() -> None:
+    stated = json.loads((MODELS / "demo" / "quality.json").read_text(encoding="utf-8"))
+    assert (stated["sampling_steps"], stated["eta"], stated["prompts"]) == (20, 1.0, len(held_out_prompts()))
+    assert 0.55 <= stated["base"]["all_correct"] <= 0.85
 
 
 def test_weights_are_small_and_half_precision() -> None:

@@ -68,7 +68,8 @@ async def collect(
 
     At T = 20 with K = 5 trained steps a trajectory costs T + K = 25 policy calls (the winner's output at the next step
     was already computed to rank it) and K reference calls; guidance adds K forward-and-backward and K forward calls.
-    It decodes and scores 2K candidates (3K with guidance) and, so that the run can be followed, the finished image.
+    It decodes and scores 2K candidates and, so that the run can be followed, the finished image. Guidance adds the
+    winners, once more for their gradients since reward actors keep nothing, and the moved winners: 4K.
 
     Returns:
         A table of B * K records, see `pipeline.records`.

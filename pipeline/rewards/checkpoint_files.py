@@ -43,7 +43,10 @@ def require_file(reward: str, source: str, names: tuple[str, ...]) -> str:
         return found
     missing = " or ".join(names)
     if Path(source).is_dir():
-        raise ValueError(f"reward {reward!r} needs {missing}, which the directory {source!r} does not hold")
+        raise ValueError(
+            f"reward {reward!r} needs {missing}, which the directory {source!r} does not hold; docs/rewards.md says "
+            "which checkpoint does"
+        )
     raise ValueError(
         f"reward {reward!r} needs {missing} of {source!r}, which is no directory, not in the cache of the hub, and "
         f"cannot be had from the hub now: run `hf download {source} {names[0]}` where the hub can be reached, copy "
