@@ -27,6 +27,8 @@ LARGEST_PACKAGE = 20 * 2**20
 
 # Namespaces in which Ray keeps what all jobs of a cluster share.
 RAYS_OWN = re.compile(r"_.*|AutoscalingCoordinator")
+# Ray Train's, which outlives a controller that was killed, and on a busy machine by minutes.
+RAYS_CLEANER = "PlacementGroupCleaner"
 
 
 def documented_submission() -> list[str]:
@@ -89,7 +91,7 @@ def named_actors(head: RayHead, job_id: str) -> list[str]:
 
 
 def is_shared(actor: dict[str, Any]) -> bool:
-    return bool(actor["name"] and RAYS_OWN.fullmatch(actor["ray_namespace"]))
+    return bool(actor["name"] and RAYS_OWN.fullmatch(actor["ray_namespace"])) or actor["class_name"] == RAYS_CLEANER
 
 
 # Everything there is starts twice: minutes where other programs use the cores too.
