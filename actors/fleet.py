@@ -134,7 +134,8 @@ class Fleet:
         """Wait for the least busy ready worker with a free slot; whoever came first is served first.
 
         Args:
-            holder: the id of the actor that asks, whose lease ends with it. Any other caller has to renew its own.
+            holder: the id of the actor that asks, whose lease ends with it, if Ray never restarts that actor. Any other
+                caller has to renew its own.
             lease_id: unique, by which its caller can give it back without having learnt that it was granted.
 
         Raises:
