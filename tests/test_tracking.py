@@ -1,6 +1,10 @@
 """Trackers: what a configuration may ask for, and a run taken up again that goes on where it was, in their stores."""
 
 import logging
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -187,7 +191,7 @@ def test_a_run_taken_up_again_is_the_same_run_of_weights_and_biases(tmp_path):
     resumed.begin(2)
     record(resumed, 2, 3)
     resumed.close(succeeded=True)
-    files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    files = wandb_files(tmp_path)
     assert len(files) == 2 and len({file.name for file in files}) == 1
     first, second = (list(read_wandb_records(file)) for file in files)
     assert [steps_of(records) for records in (first, second)] == [[0, 1, 2], [3]]
@@ -197,6 +201,36 @@ def test_a_run_taken_up_again_is_the_same_run_of_weights_and_biases(tmp_path):
         assert any(item.key == "seed" and item.value_json == "7" for item in run.config.update)
         (end,) = (entry.exit for entry in records if entry.HasField("exit"))
         assert end.exit_code == exit_code
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from actors.journal import Journal
+from test_tracking import record, settings_with
+
+journal = Journal(sys.argv[1], settings_with({"name": "wandb", "mode": "offline", "project": "p"}))
+journal.begin(0)
+record(journal, 0, 1, 2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_weights_and_biases_are_given_again_what_a_killed_journal_took_with_it(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, str(tmp_path)], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    kept = {step for file in wandb_files(tmp_path) for step in steps_of(list(read_wandb_records(file)))}
+    resumed = Journal(str(tmp_path), settings_with({"name": "wandb", "mode": "offline", "project": "p"}))
+    resumed.begin(2)
+    record(resumed, 2, 3)
+    resumed.close(succeeded=True)
+    later = {*steps_of(list(read_wandb_records(wandb_files(tmp_path)[-1])))}
+    assert kept | later == {0, 1, 2, 3}
+
+
+def wandb_files(run_folder: Path) -> list[Path]:
+    return sorted((run_folder / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def steps_of(records: list[Record]) -> list[int]:

@@ -11,7 +11,7 @@ from pipeline.run_folder import write_text
 class Bookmark(BaseModel):
     """A JSON file beside the metrics, such as wandb.json.
 
-    It is written after each iteration that the service took: a kill between the two makes it take that one again.
+    It counts an iteration once the service has it for good: a kill before that makes the service take it again.
     """
 
     run_id: str

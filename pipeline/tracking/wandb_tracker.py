@@ -11,13 +11,18 @@ from pipeline.tracking.settings import WandbSettings
 
 
 class WandbTracker:
-    """One run of Weights & Biases, however often ours is taken up. Off line each time leaves files of its own."""
+    """One run of Weights & Biases, however often ours is taken up. Off line each time leaves files of its own.
+
+    W&B's own process keeps what it is given in memory for a while, and loses it when it is killed. So the iterations
+    that W&B has are those that its server tells of, or that were given to it before it was closed in good order.
+    """
 
     def __init__(self, settings: WandbSettings, run: TrackedRun) -> None:
         self._settings = settings
         self._run = run
         self._path = run.folder / "wandb.json"
         self._bookmark = read_bookmark(self._path) or Bookmark(run_id=uuid.uuid4().hex[:8])
+        self._next_iteration = self._bookmark.next_iteration
         self._service: wandb.Run | None = None
 
     def begin(self, iteration: int) -> None:
@@ -41,24 +46,27 @@ class WandbTracker:
             )
         except wandb.Error as error:
             raise TrackerError(f"Weights & Biases cannot be reached: {error}") from error
+        self._next_iteration = max(self._next_iteration, self._service.step)
 
     def record(self, iteration: int, scalars: Mapping[str, float]) -> None:
         """Log an iteration as the step of its number."""
         assert self._service is not None, "begin() comes first"
-        if iteration < self._bookmark.next_iteration:
+        if iteration < self._next_iteration:
             return
         try:
             self._service.log(dict(scalars), step=iteration)
         except wandb.Error as error:
             raise TrackerError(f"Weights & Biases did not take iteration {iteration}: {error}") from error
-        self._bookmark = self._bookmark.model_copy(update={"next_iteration": iteration + 1})
-        write_bookmark(self._path, self._bookmark)
+        self._next_iteration = iteration + 1
 
     def close(self, succeeded: bool) -> None:
-        """Finish the run, or mark it as failed."""
+        """Finish the run, or mark it as failed, and wait until all of it is sent or on the disk."""
         if self._service is None:
             return
         try:
             self._service.finish(exit_code=0 if succeeded else 1)
+            # `finish` returns while W&B's process still writes; the journal's end would kill it.
+            wandb.teardown()
         except wandb.Error as error:
             raise TrackerError(f"Weights & Biases did not finish the run: {error}") from error
+        write_bookmark(self._path, self._bookmark.model_copy(update={"next_iteration": self._next_iteration}))
