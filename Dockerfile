@@ -22,6 +22,7 @@ COPY --chown=1000:100 actors/ actors/
 COPY --chown=1000:100 jobs/ jobs/
 COPY --chown=1000:100 configs/ configs/
 COPY --chown=1000:100 models/ models/
+COPY --chown=1000:100 deploy/drain_on_notice.py deploy/drain_on_notice.py
 
 # Workers import the code from here, wherever Ray starts them. Nobody talks to Ray without its token. An actor that asks for
 # no GPU sees none (Ray shows it all of its node's otherwise). A job that is stopped has the time to end its iteration.

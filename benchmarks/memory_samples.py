@@ -21,16 +21,19 @@ ROLES = {
 
 
 def resident_sizes(roles: Mapping[str, str] = ROLES) -> dict[str, float]:
-    """MiB of every process that this one started and whose command holds a key of `roles`, by role and process id."""
+    """MiB of every process that this one started and whose command holds a key of `roles`, by role and process id.
+
+    The first key that a command holds tells its role.
+    """
     sizes = {}
     for process in psutil.Process().children(recursive=True):
         try:
             title, resident = " ".join(process.cmdline()), process.memory_info().rss
         except psutil.NoSuchProcess:  # it ended since it was listed
             continue
-        for part, role in roles.items():
-            if part in title:
-                sizes[f"{role} {process.pid}"] = resident / MIB
+        role = next((role for part, role in roles.items() if part in title), None)
+        if role is not None:
+            sizes[f"{role} {process.pid}"] = resident / MIB
     return sizes
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,9 @@ def command_faults(config: Config) -> list[str]:
         faults.append("head without --autoscaling-config")
     if not any("ray start --address=$RAY_HEAD_IP" in command for command in config["worker_start_ray_commands"]):
         faults.append("workers do not join the head")
+    watches = f"python /home/ray/tailorpo/drain_on_notice.py {config['provider']['type']} "
+    if not any(watches in command and command.endswith("&") for command in config["worker_start_ray_commands"]):
+        faults.append("workers hear no notice of the cloud")
     if not any("-c constraints.txt" in command for command in config["setup_commands"]):
         faults.append("nodes without the pinned versions")
     for key in ("head_image", "worker_image"):
@@ -154,6 +158,7 @@ ROLLOUT = ("available_node_types", "rollout")
         (partial(put, {"CPU": 8, "gpu": 1}, *ROLLOUT, "resources"), "rollout: gpu in lower case"),
         (partial(put, ["ray start --head"], "head_start_ray_commands"), "head without --autoscaling-config"),
         (partial(put, ["ray stop"], "worker_start_ray_commands"), "workers do not join the head"),
+        (partial(put, ["ray stop"], "worker_start_ray_commands"), "workers hear no notice of the cloud"),
         (partial(put, ["pip install ray"], "setup_commands"), "nodes without the pinned versions"),
         (partial(put, "rayproject/ray:1.0.0-py311-cpu", "docker", "head_image"), "head_image is not of Ray"),
         (partial(put, {}, *ROLLOUT, "node_config"), "rollout: network left to Ray"),
@@ -196,7 +201,7 @@ def test_mounted_file_system_is_in_the_cluster_region() -> None:
 
 def test_set_up_needs_only_what_is_mounted(config: Config) -> None:
     local = [ROOT / path for path in config["file_mounts"].values() if not path.startswith("~")]
-    assert {path.name for path in local} == {"pyproject.toml", "constraints.txt"}
+    assert {path.name for path in local} == {"pyproject.toml", "constraints.txt", "drain_on_notice.py"}
     assert all(path.is_file() for path in local)
 
 
@@ -221,3 +226,9 @@ def test_every_shipped_run_fits_as_it_stands(name: str, path: Path) -> None:
     settings = load_settings(path)
     assert fits([*most_worker_requests(settings), CPUS_OF_THE_PLAN], nodes_at_maximum(config))
     nodes_started_for(config, [demand for role in demands_of(settings).values() for demand in role])
+
+
+def test_a_shell_reads_every_start_command(config: Config) -> None:
+    for command in [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]:
+        # In parentheses, as Ray runs it.
+        subprocess.run(["bash", "-n", "-c", f"({command})"], check=True)

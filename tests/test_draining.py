@@ -1,24 +1,35 @@
 """Several nodes, of which one will be taken back: who finishes its work, who takes it over, and who is never there."""
 
 import asyncio
+import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import ray
+from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.cluster import beside_the_driver
+from actors.draining import draining_nodes
 from actors.fleet import start_fleet
 from actors.leasing import call_leased_sync
 
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).resolve().parent
+DRAIN_ON_NOTICE = TESTS.parent / "deploy" / "drain_on_notice.py"
 PATIENCE_S = 60
 
 
@@ -62,10 +73,8 @@ def test_a_worker_on_a_draining_node_finishes_its_call_while_another_takes_its_p
         assert call_leased_sync(fleet, "work", 0.0) != node
         assert not under_way.done()
         assert under_way.result(PATIENCE_S) == node
-    deadline = time.monotonic() + PATIENCE_S
-    while (stats := ray.get(fleet.stats.remote())).busy or stats.leases:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not ((stats := ray.get(fleet.stats.remote())).busy or stats.leases))
+    stats = ray.get(fleet.stats.remote())
     assert (stats.drained, stats.restarts, stats.lost, stats.ready, stats.pending) == (1, 1, 0, 1, 0)
 
 
@@ -78,8 +87,96 @@ def drain(cluster: Cluster, node_id: str) -> None:
     assert accepted, refusal
 
 
+class MetadataService(BaseHTTPRequestHandler):
+    """What a spot machine of AWS or Google Cloud is told; `end` is when it will be taken back."""
+
+    end: datetime | None = None
+    questions = 0
+
+    def do_PUT(self) -> None:
+        assert self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+        self._answer(HTTPStatus.OK, "a-token")
+
+    def do_GET(self) -> None:
+        end = type(self).end
+        type(self).questions += 1
+        if self.path == "/computeMetadata/v1/instance/preempted":
+            assert self.headers["Metadata-Flavor"] == "Google"
+            self._answer(HTTPStatus.OK, "TRUE" if end else "FALSE")
+        elif self.path == "/latest/meta-data/spot/instance-action" and end:
+            assert self.headers["X-aws-ec2-metadata-token"] == "a-token"
+            self._answer(HTTPStatus.OK, json.dumps({"action": "terminate", "time": f"{end:%Y-%m-%dT%H:%M:%SZ}"}))
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, "")
+
+    def _answer(self, status: HTTPStatus, text: str) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+
+@pytest.fixture
+def metadata_service() -> Iterator[tuple[str, type[MetadataService]]]:
+    class Service(MetadataService):
+        pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", Service
+    server.shutdown()
+
+
+@pytest.mark.parametrize(("cloud", "least_s", "most_s"), [("aws", 60, 120), ("gcp", 10, 30)])
+def test_a_notice_of_the_cloud_drains_the_node_that_it_is_about(cluster, metadata_service, cloud, least_s, most_s):
+    address, service = metadata_service
+    node = cluster.add_node(num_cpus=1)
+    busy = start_worker_on(node.node_id)
+    arguments = [cloud, "--node-id", node.node_id, "--service", address]
+    with subprocess.Popen([sys.executable, DRAIN_ON_NOTICE, *arguments], env=environment_of(cluster)) as watcher:
+        try:
+            wait_until(lambda: service.questions > 0)
+            assert node.node_id not in draining_nodes()
+            service.end = datetime.now(UTC) + timedelta(seconds=120)
+            assert watcher.wait(PATIENCE_S) == 0
+        finally:
+            watcher.kill()
+    assert node.node_id in draining_nodes()
+    deadline_s = ray._raylet.GcsClient(address=cluster.address).get_draining_nodes()[node.node_id] / 1000
+    assert least_s <= deadline_s - time.time() <= most_s
+    assert ray.get(busy.work.remote(0.0)) == node.node_id
+    cluster.remove_node(node)
+
+
+def start_worker_on(node_id: str) -> ActorHandle[Worker]:
+    """A node without work goes as soon as it drains."""
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    worker = ray.remote(Worker).options(num_cpus=0, scheduling_strategy=there).remote()
+    ray.get(worker.ready.remote())
+    return worker
+
+
+def environment_of(cluster: Cluster) -> dict[str, str]:
+    return os.environ | {"RAY_ADDRESS": cluster.address}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_what_steers_a_run_is_on_the_node_of_its_driver(cluster):
     """Nodes of workers come and go; with an actor on one of them the run would go too."""
     steering = [ray.remote(Worker).options(**beside_the_driver()).remote() for _ in range(6)]
     nodes = ray.get([actor.work.remote(0.0) for actor in steering])
     assert set(nodes) == {ray.get_runtime_context().get_node_id()}
+
+
+def test_a_node_finds_itself_and_needs_no_cloud_to_leave(cluster):
+    """The last test, for the node is the head."""
+    node_id = ray.get_runtime_context().get_node_id()
+    busy = start_worker_on(node_id)
+    subprocess.run([sys.executable, DRAIN_ON_NOTICE, "now"], env=environment_of(cluster), check=True)
+    assert node_id in draining_nodes()
+    assert ray.get(busy.work.remote(0.0)) == node_id

@@ -114,6 +114,21 @@ def test_only_what_a_run_can_lose_is_on_spot_nodes(job: Config) -> None:
     assert spot == {"rollout", "reward"}
 
 
+def test_a_pod_on_a_spot_node_leaves_in_time(job: Config) -> None:
+    copied = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for role, pod in pods_of(job).items():
+        hooks = pod["spec"]["containers"][0].get("lifecycle", {})
+        if role not in ("rollout", "reward"):
+            assert not hooks
+            continue
+        shell, option, script = hooks["preStop"]["exec"]["command"]
+        program, _, pause = script.partition(" && ")
+        assert (shell, option, program) == ("sh", "-c", "python deploy/drain_on_notice.py now")
+        assert "deploy/drain_on_notice.py deploy/drain_on_notice.py\n" in copied
+        # Kubernetes' 30 seconds hold the drain, the pause, and the end of Ray's processes.
+        assert 10 <= int(pause.removeprefix("sleep ")) <= 20
+
+
 def test_run_folders_lie_on_a_volume_that_every_pod_of_the_cluster_mounts(job: Config) -> None:
     output_dir = settings_of_command(job["spec"]["entrypoint"]).output_dir
     for role, pod in pods_of(job).items():

@@ -4,8 +4,8 @@
 
 One small run on a cluster of this machine, in which a victim is killed every `--calm` iterations or thereabouts, in the
 seeded order of `benchmarks.chaos`. After every iteration the resident size of every process and the object stores are
-looked at. Writes results/soak.json: whether every iteration is there exactly once, the kills, and for every role the
-median size in each tenth of the run.
+looked at. Writes results/soak.json: whether every iteration is there exactly once, the kills, for every role the median
+size in each tenth of the run, and whether its longest-lived process has stopped growing.
 """
 
 import argparse
@@ -34,7 +34,19 @@ from benchmarks.memory_samples import ROLES, object_store_size, resident_sizes, 
 from pipeline.environment import describe_environment
 from pipeline.run_folder import write_json
 
-ALL_ROLES = ROLES | {"jobs/align.py": "driver", "raylet/raylet": "raylet", "gcs_server": "control store"}
+ALL_ROLES = ROLES | {
+    "jobs/align.py": "driver",
+    "raylet/raylet": "raylet",
+    "gcs/gcs_server": "control store",
+    "ray::DashboardAgent": "dashboard agent",
+    "ray::RuntimeEnvAgent": "runtime environment agent",
+    "dashboard/dashboard.py": "dashboard",
+    "log_monitor.py": "log monitor",
+    "monitor.py": "autoscaler's monitor",
+    "ray::": "worker of Ray Data and of Ray's own actors",
+}
+FLAT_SHARE, FLAT_MIB = 0.02, 4.0
+"""A process counts as flat if 100 more iterations add less than this share of it, or less than so many MiB."""
 OBJECT_STORE = "object store"
 PARTS = 10
 
@@ -115,6 +127,7 @@ def summarise_role(series: list[list[tuple[int, float]]], iterations: int) -> di
             parts[iteration * PARTS // iterations].append(size)
     longest = max(series, key=len)
     settled = longest[len(longest) // 3 :]
+    growth = 100 * slope(settled) if len(settled) > 1 else 0.0
     return {
         "processes": len(series),
         "median_by_part": [round(median(parts[part]), 1) for part in sorted(parts)],
@@ -122,7 +135,8 @@ def summarise_role(series: list[list[tuple[int, float]]], iterations: int) -> di
             "iterations": len(longest),
             "settled": round(settled[0][1], 1),
             "end": round(settled[-1][1], 1),
-            "growth_per_iteration": slope(settled) if len(settled) > 1 else 0.0,
+            "growth_per_100_iterations": growth,
+            "flat": growth < max(FLAT_SHARE * settled[0][1], FLAT_MIB),
         },
     }
 
