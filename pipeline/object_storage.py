@@ -5,8 +5,9 @@ object appears whole or not at all, and the metrics of an iteration are there be
 taken up fetches what it needs.
 """
 
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,15 +79,8 @@ class Mirror:
 
     def _fetch(self) -> None:
         filesystem, root = FileSystem.from_uri(self.location)
-        for entry in filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True)):
-            name = entry.path.removeprefix(f"{root}/")
-            if entry.type != FileType.File or name.split("/")[0] in self.leave_out:
-                continue
-            target = self.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with filesystem.open_input_stream(entry.path) as stream:
-                target.write_bytes(stream.read())
-            self._pushed[name] = _state_of(target)
+        for name in _copy(filesystem, root, self.folder, lambda name: name.split("/")[0] not in self.leave_out):
+            self._pushed[name] = _state_of(self.folder / name)
 
     def _push(self) -> None:
         filesystem, root = FileSystem.from_uri(self.location)
@@ -128,6 +122,45 @@ def working_folder(location: str, retry_seconds: float) -> Iterator[Path]:
             yield Path(folder)
         finally:
             mirror.push()
+
+
+@contextmanager
+def folder_to_read(location: str, is_wanted: Callable[[str], bool]) -> Iterator[Path]:
+    """`location` itself if it is a path, else a copy of its files that are wanted, with the times of the objects.
+
+    Args:
+        location: a run folder.
+        is_wanted: told the name of a file below it, with slashes.
+
+    Raises:
+        ValueError: the object store does not answer.
+    """
+    if not is_object_storage(location):
+        yield Path(location)
+        return
+    filesystem, root = _open(location)
+    with tempfile.TemporaryDirectory(prefix="tailorpo-") as folder:
+        try:
+            _copy(filesystem, root, Path(folder), is_wanted)
+        except OSError as error:
+            raise ValueError(_hint(location, error)) from error
+        yield Path(folder)
+
+
+def _copy(filesystem: FileSystem, root: str, folder: Path, is_wanted: Callable[[str], bool]) -> list[str]:
+    """Objects below `root` as files below `folder`, as old as they are; the names of those copied."""
+    names = []
+    for entry in filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True)):
+        name = entry.path.removeprefix(f"{root}/")
+        if entry.type != FileType.File or not is_wanted(name):
+            continue
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filesystem.open_input_stream(entry.path) as stream:
+            target.write_bytes(stream.read())
+        os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
+        names.append(name)
+    return names
 
 
 def _state_of(file: Path) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Run folders in a bucket: an S3 server on loopback holds what a disk would, and a run is taken up from there."""
 
 import json
+import re
 from pathlib import Path
 
 import boto3
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 import yaml
 from job_runs import ITERATIONS, REPOSITORY, FinishedJob
+from run_folders import write_run_folder
 from settings import miniature_settings, miniature_values
 
 from actors.cluster import ClusterInfo
 from actors.journal import Journal
 from jobs.align import main
+from jobs.status import main as show_status
 from pipeline.checkpoint_store import CheckpointStore, FoundCheckpoint
-from pipeline.object_storage import ONLY_ADDED_TO, Mirror, exists, read_text, working_folder
+from pipeline.object_storage import ONLY_ADDED_TO, Mirror, exists, folder_to_read, read_text, working_folder
 from pipeline.patience import NO_PATIENCE, StorageError
 
 pytest_plugins = ["model_fixtures", "job_fixtures", "s3_server"]
@@ -114,6 +117,24 @@ def test_a_store_that_fails_is_named(tmp_path, monkeypatch):
         Mirror(tmp_path, "s3://bucket/run", NO_PATIENCE).push()
     with pytest.raises(ValueError, match=r"s3://bucket/run cannot be used: .*Could not connect"):
         exists("s3://bucket/run")
+
+
+def test_where_a_run_in_a_bucket_stands_is_told_by_its_objects(bucket, tmp_path, capsys):
+    """What is not read is not fetched: of a checkpoint's weights and of what was drawn there is nothing here."""
+    location, folder = f"{bucket}/standing", write_run_folder(tmp_path / "run", [1.0, 2.5])
+    position = json.dumps({"next_iteration": 2, "policy_version": 2, "seconds": 20.0})
+    write(folder, {f"checkpoints/iteration_000002/{name}": position for name in ("position.json", "manifest.json")})
+    write(folder, {"checkpoints/iteration_000002/learner.safetensors": "weights", "report.html": "page"})
+    Mirror(folder, location, NO_PATIENCE).push()
+    show_status([location])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == location and "2 of 24 (128 trajectories)" in lines[1]
+    assert re.search(r"it last wrote \d+ s ago", lines[2]) and re.search(r"after iteration 2, \d+ s old", lines[4])
+    assert f"python jobs/align.py --resume {location} (goes on after iteration 2)" in lines[6]
+    with folder_to_read(location, lambda name: name.endswith("position.json")) as copy:
+        assert [path.name for path in copy.rglob("*") if path.is_file()] == ["position.json"]
+    with pytest.raises(SystemExit, match=f"{bucket}/nothing is no run folder: it has no config.yaml"):
+        show_status([f"{bucket}/nothing"])
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def write_checkpoint(folder: Path, iteration: int, age: float) -> None:
 
 def facts_of(folder: Path) -> dict[str, str]:
     """What is printed of a run, by the name of the fact."""
-    first, *lines = status_text(read_status(folder), NOW).splitlines()
+    first, *lines = status_text(read_status(str(folder)), NOW).splitlines()
     assert first == str(folder)
     return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines}
 

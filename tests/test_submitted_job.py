@@ -68,6 +68,11 @@ def finished(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []
 
 
+def checkpoint_of(folder: Path) -> int:
+    """The iteration that comes next by the newest checkpoint."""
+    return max(int(path.name.removeprefix("iteration_")) for path in (folder / "checkpoints").glob("iteration_*"))
+
+
 def wait_for_iterations(folder: Path, count: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while len(finished(folder)) < count:
@@ -113,6 +118,9 @@ def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end_
     job = head.ask("/api/jobs/first")[1]
     assert job["status"] == "STOPPED" and 1 <= len(finished(folder)) < ITERATIONS
     followed, _ = follower.communicate(timeout=PATIENCE_S)
+    # It was given the time to end its iteration, and nothing that is done will be done again.
+    assert f"continue with: python jobs/align.py --resume {folder}" in followed
+    assert checkpoint_of(folder) == len(finished(folder))
     assert f"miniature: Ray joined, results in {folder}" in followed and f"iteration 1/{ITERATIONS}" in followed
     assert named_actors(head, job["job_id"]) == [], "another run's would be taken for them"
     wait_until_dead(head, job["job_id"])

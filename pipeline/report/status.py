@@ -7,11 +7,20 @@ from typing import Any
 
 from pipeline.checkpoint_store import MANIFEST_FILE
 from pipeline.config import RunSettings
-from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
+from pipeline.object_storage import folder_to_read
+from pipeline.report.evaluation_file import EVALUATION_FILE, RunEvaluation, read_evaluation
 from pipeline.report.history import read_metrics, read_settings
-from pipeline.run_folder import CHECKPOINTS_FOLDER, ENVIRONMENT_FILE, ERROR_FILE, SUMMARY_FILE
+from pipeline.run_folder import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    ERROR_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+)
 
 POSITION_FILE = "position.json"
+FILES_READ = (CONFIG_FILE, METRICS_FILE, ENVIRONMENT_FILE, ERROR_FILE, EVALUATION_FILE, SUMMARY_FILE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class RunStatus:
     """What the folder of one run says of it.
 
     Attributes:
-        folder: where it lies, as it was named.
+        location: its folder's path or URI, as it was named.
         settings: its checked configuration.
         metrics: an object per finished iteration, from iteration 0 on.
         checkpoint: where it can be taken up, None where it would begin anew.
@@ -37,7 +46,7 @@ class RunStatus:
         last_written: when it last wrote, in seconds since 1970.
     """
 
-    folder: Path
+    location: str
     settings: RunSettings
     metrics: tuple[dict[str, Any], ...]
     checkpoint: CheckpointFound | None
@@ -52,17 +61,31 @@ class RunStatus:
         return self.settings.is_over(len(self.metrics), sum(metrics["seconds"] for metrics in self.metrics))
 
 
-def read_status(folder: Path) -> RunStatus:
-    """Read a run folder while the run goes on, or after it ended in whatever way.
+def read_status(location: str) -> RunStatus:
+    """Read a run folder, on a disk or in object storage, while the run goes on, or after it ended in whatever way.
 
     Raises:
         ValueError: no run folder, or a malformed file in it; the message names it.
     """
+    with folder_to_read(location, _is_read) as folder:
+        try:
+            return _read_folder(location, folder)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(folder), location)) from None
+
+
+def _is_read(name: str) -> bool:
+    """Whether a file, of a name with slashes, tells where the run stands."""
+    folder, _, rest = name.partition("/")
+    return name in FILES_READ or (folder == CHECKPOINTS_FOLDER and rest.endswith((MANIFEST_FILE, POSITION_FILE)))
+
+
+def _read_folder(location: str, folder: Path) -> RunStatus:
     settings = read_settings(folder)
     checkpoint = _newest_checkpoint(folder / CHECKPOINTS_FOLDER)
     times = [path.stat().st_mtime for path in folder.iterdir() if path.is_file()]
     return RunStatus(
-        folder=folder,
+        location=location,
         settings=settings,
         metrics=read_metrics(folder, settings),
         checkpoint=checkpoint,

@@ -22,7 +22,7 @@ def status_text(status: RunStatus, now: float) -> str:
         "resume": _resume(status),
     }
     width = max(map(len, facts))
-    return "\n".join([str(status.folder), *(f"  {name:<{width}}  {fact}" for name, fact in facts.items())])
+    return "\n".join([status.location, *(f"  {name:<{width}}  {fact}" for name, fact in facts.items())])
 
 
 def _iterations(status: RunStatus) -> str:
@@ -38,7 +38,7 @@ def _state(status: RunStatus, now: float) -> str:
     if status.is_complete:
         return "complete"
     if status.failure is not None:
-        return f"stopped by a failure, see {status.folder / ERROR_FILE}: {status.failure}"
+        return f"stopped by a failure, see {status.location}/{ERROR_FILE}: {status.failure}"
     doing = "evaluating" if status.iterations_are_done else "learning" if status.metrics else "starting"
     rhythm = f", an iteration takes {duration(status.metrics[-1]['seconds'])}" if status.metrics else ""
     return f"{doing}, or interrupted: it last wrote {duration(now - status.last_written)} ago{rhythm}"
@@ -77,4 +77,4 @@ def _resume(status: RunStatus) -> str:
     begin = status.checkpoint.next_iteration if status.checkpoint else 0
     again = len(status.metrics) - begin
     repeated = f", the last {again} of those done are made again" if again > 0 else ""
-    return f"{RESUME} {status.folder} (goes on after iteration {begin}{repeated})"
+    return f"{RESUME} {status.location} (goes on after iteration {begin}{repeated})"
