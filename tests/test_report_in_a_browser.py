@@ -2,14 +2,20 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from drawn import drawn_images
 from playwright.sync_api import Browser, Page, sync_playwright
 from run_folders import RESULTS, UNGUIDED, reward_row, write_pictures, write_run_folder
 
-from pipeline.report.writing import write_report
+from pipeline.evaluation.evaluation import compare_drawn
+from pipeline.evaluation.folder import open_folder, write_adapter
+from pipeline.evaluation.settings import AdapterEvaluationSettings
+from pipeline.report.writing import write_evaluation_report, write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -29,6 +35,8 @@ FLAGS = [
 ]
 
 DESK, PHONE = (1280, 900), (390, 844)
+
+COMMITTED = sorted(page.parent.name for page in RESULTS.glob("*/report.html"))
 
 
 class Visit(NamedTuple):
@@ -82,6 +90,12 @@ def size(request: pytest.FixtureRequest) -> tuple[int, int]:
 
 @pytest.fixture(params=["single", "comparison"])
 def visit(request: pytest.FixtureRequest, browser: Browser, reports: dict[str, Path], size) -> Iterator[Visit]:
+    with visiting(reports[request.param], browser, size) as visit:
+        yield visit
+
+
+@contextmanager
+def visiting(file: Path, browser: Browser, size: tuple[int, int]) -> Iterator[Visit]:
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height}, is_mobile=size == PHONE)
     page = context.new_page()
@@ -89,7 +103,7 @@ def visit(request: pytest.FixtureRequest, browser: Browser, reports: dict[str, P
     page.on("request", lambda asked: visit.requests.append(asked.url))
     page.on("console", lambda message: visit.complaints.append(message.text))
     page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    page.goto(reports[request.param].as_uri(), wait_until="load")
+    page.goto(file.as_uri(), wait_until="load")
     yield visit
     context.close()
 
@@ -146,6 +160,50 @@ def test_the_contents_lead_to_the_sections(visit):
     page.locator("nav a", has_text="Budget").click()
     assert page.evaluate("location.hash") == "#budget"
     assert page.locator("#budget h2").is_visible()
+
+
+@pytest.fixture(scope="module")
+def evaluation_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an evaluation of two adapters, one of them with a long name, by two rewards."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    generator, prompts = np.random.default_rng(0), ["a cat", "a dog under a bridge at night", "a fox"] * 4
+    base, aligned = (
+        drawn_images(
+            generator.normal(size=(len(prompts), 2)),
+            prompts,
+            images=generator.integers(0, 256, (len(prompts), 32, 32, 3), dtype=np.uint8),
+        )
+        for _ in range(2)
+    )
+    rewards = ("clip", "jpeg_compressibility")
+    evaluation = compare_drawn(base, aligned, rewards, (), seed=0)
+    labels = ("mine", "an-adapter-with-a-name-longer-than-a-phone-is-wide-and-then-some")
+    settings = AdapterEvaluationSettings.model_validate(
+        {
+            "model": {"path": "models/demo"},
+            "adapters": [{"name": label, "path": "somewhere"} for label in labels],
+            "prompts": "animals",
+            "rewards": [{"name": "clip", "path": "models/demo-clip"}, {"name": "jpeg_compressibility"}],
+        }
+    )
+    open_folder(settings, folder)
+    for label in labels:
+        write_adapter(evaluation, rewards, (), ["clip"], "ab", folder / label)
+    return write_evaluation_report(folder, folder)
+
+
+@pytest.mark.parametrize("name", ["evaluation", *COMMITTED])
+def test_a_page_of_another_kind_is_whole_too(browser, evaluation_page, name, size):
+    file = evaluation_page if name == "evaluation" else RESULTS / name / "report.html"
+    with visiting(file, browser, size) as visit:
+        assert all(url.startswith("data:") for url in visit.requests[1:]) and visit.complaints == []
+        images = visit.page.eval_on_selector_all(
+            "img", "all => all.map(image => [image.complete, image.naturalWidth, image.alt])"
+        )
+        assert len(images) >= 3 and all(complete and natural > 0 and alt for complete, natural, alt in images)
+        for _ in ("folded", "open"):
+            assert visit.page.evaluate("document.documentElement.scrollWidth") == size[0]
+            visit.page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
 
 
 def test_a_page_that_fetches_is_seen(browser, tmp_path):
