@@ -9,7 +9,7 @@ from actors.dataset import BatchSource, PromptBatches
 from actors.preference_data import PairBatches, read_preferences
 from actors.prompts import prompts_of_run, read_prompt_sets
 from pipeline.config import RunSettings
-from pipeline.method_settings import DiffusionDPOSettings
+from pipeline.method_settings import PairMethodSettings
 from pipeline.prompt_sets import PromptSets, save_prompt_sets
 from pipeline.run_folder import write_json
 
@@ -68,7 +68,7 @@ def save_inputs(inputs: RunInputs, settings: RunSettings, run_directory: Path) -
 
 
 def _with_prompts(settings: RunSettings, prompts: PromptSets) -> RunInputs:
-    if not isinstance(settings.method, DiffusionDPOSettings):
+    if not isinstance(settings.method, PairMethodSettings):
         return RunInputs(prompts, PromptBatches(settings, prompts.train))
     pairs = read_preferences(settings.method)
     return RunInputs(prompts, PairBatches(settings, pairs), pairs.statement)

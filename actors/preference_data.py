@@ -15,7 +15,7 @@ from ray import ObjectRef
 from actors.tables import explained_reading, read_table
 from pipeline.config import RunSettings
 from pipeline.data_files import locate_data
-from pipeline.method_settings import DiffusionDPOSettings
+from pipeline.method_settings import PairMethodSettings
 from pipeline.preference_pairs import COLUMNS, check_pair_columns, clean_pairs, state_pairs
 from pipeline.prompts import SampleBatch, plan_positions
 
@@ -68,7 +68,7 @@ class PairBatches:
         return SampleBatch(iteration, samples, tuple(rows["prompt"].to_pylist()), rows)
 
 
-def read_preferences(settings: DiffusionDPOSettings) -> PreferenceData:
+def read_preferences(settings: PairMethodSettings) -> PreferenceData:
     """Read a preference data set on the connected cluster and decode every image of it once.
 
     Raises:

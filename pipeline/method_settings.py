@@ -290,21 +290,16 @@ class SPOSettings(MethodSettings):
             )
 
 
-class DiffusionDPOSettings(MethodSettings):
-    """Diffusion-DPO: preferences between images that exist already, noised to one time; nothing is sampled.
+class PairMethodSettings(MethodSettings, ABC):
+    """A method that learns off-line, from pairs of images that exist already.
 
     A pair of images counts as two trajectories. `reward` is not trained on; it heads the evaluation's table.
     """
 
     trajectories_per_sample: ClassVar[int] = 2
-    # 1e-8 for each pair of a minibatch of 2,048, as their code scales it.
-    default_learning_rate: ClassVar[float] = 2.048e-5
-    paper: ClassVar[str] = "arXiv:2311.12908"
     reward_columns: ClassVar[tuple[str, ...]] = ()
     draws_images: ClassVar[bool] = False
 
-    name: Literal["diffusion_dpo"] = "diffusion_dpo"
-    """Which algorithm."""
     data: str
     """Pairs of images with the columns of Pick-a-Pic, caption, jpg_0, jpg_1 and label_0: a Parquet file, a directory or
     pattern of them, the id of a data set on the Hugging Face hub, or an hf:// path of files there."""
@@ -312,6 +307,28 @@ class DiffusionDPOSettings(MethodSettings):
     """Rows of the data set that are read, from its beginning; all of them by default."""
     max_unreadable: NonNegativeInt = 10
     """Pairs that may be left out because an image of theirs does not decode, before the run is refused."""
+
+    def trained_grid_steps(self, num_steps: int) -> tuple[int, ...]:
+        """None: nothing is sampled on the grid."""
+        return ()
+
+    def records_per_sample(self, num_steps: int) -> int:
+        """One record for each pair."""
+        return 1
+
+
+class DiffusionDPOSettings(PairMethodSettings):
+    """Diffusion-DPO: preferences between images that exist already, noised to one time; nothing is sampled.
+
+    A pair of images counts as two trajectories. `reward` is not trained on; it heads the evaluation's table.
+    """
+
+    # 1e-8 for each pair of a minibatch of 2,048, as their code scales it.
+    default_learning_rate: ClassVar[float] = 2.048e-5
+    paper: ClassVar[str] = "arXiv:2311.12908"
+
+    name: Literal["diffusion_dpo"] = "diffusion_dpo"
+    """Which algorithm."""
     beta: PositiveFloat = 5000.0
     """Strength of the implicit KL penalty, on errors averaged over C, H, W."""
     empty_prompts: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -321,14 +338,6 @@ class DiffusionDPOSettings(MethodSettings):
     def title(self) -> str:
         """The method's name as its paper writes it."""
         return "Diffusion-DPO"
-
-    def trained_grid_steps(self, num_steps: int) -> tuple[int, ...]:
-        """None: times are drawn from the whole schedule of the noise."""
-        return ()
-
-    def records_per_sample(self, num_steps: int) -> int:
-        """One record for each pair."""
-        return 1
 
     def work(self, num_steps: int) -> TrajectoryWork:
         """Of one of the two images: a call of each network, of the branch with the prompt alone."""

@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 
 from pipeline.config import RewardSettings, RunSettings
 from pipeline.data_files import locate_data, require_text_column
-from pipeline.method_settings import DiffusionDPOSettings
+from pipeline.method_settings import PairMethodSettings
 from pipeline.preference_pairs import check_pair_columns
 from pipeline.prompt_sets import PromptSets, split_prompts
 from pipeline.prompt_settings import PromptSettings
@@ -47,7 +47,7 @@ def check_run(settings: RunSettings) -> int:
             f"method {settings.method.name!r} trains the last step, to which the scheduler of {settings.model.path!r} "
             "adds no noise; set set_alpha_to_one to false in its scheduler/scheduler_config.json"
         )
-    if isinstance(settings.method, DiffusionDPOSettings):
+    if isinstance(settings.method, PairMethodSettings):
         check_pair_columns(locate_data(settings.method.data))
     sets = check_prompts(settings.prompts)
     check_scorable(settings, sets.held_out)
