@@ -31,17 +31,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of a value as indented JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """`write_text` of a value as indented JSON, in which what is no finite number is null."""
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _to_line(metrics: dict[str, Any]) -> str:
-    """A line of strict JSON, in which a mean over nothing is null: JSON knows no NaN."""
-    values = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in metrics.items()
-    }
-    return json.dumps(values, allow_nan=False) + "\n"
+    """A line of strict JSON, in which a mean over nothing is null."""
+    return json.dumps(_finite(metrics), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same value with None for every NaN and infinity in it: JSON knows neither."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class MetricsFile:

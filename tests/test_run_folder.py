@@ -119,3 +119,14 @@ def test_json_is_readable_by_people_and_programs(tmp_path: Path) -> None:
     assert json.loads(text) == {"name": "größer 🦊", "values": [1, 2.5, None]}
     assert "größer 🦊" in text
     assert text.endswith("}\n")
+
+
+def test_what_is_no_finite_number_is_null_in_strict_json(tmp_path: Path) -> None:
+    value = {"reward": math.nan, "rows": [{"low": -math.inf, "high": 0.5}, (1, math.inf)], "name": "nan"}
+    write_json(tmp_path / "summary.json", value)
+    text = (tmp_path / "summary.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "reward": None,
+        "rows": [{"low": None, "high": 0.5}, [1, None]],
+        "name": "nan",
+    }
