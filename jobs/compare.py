@@ -13,6 +13,7 @@ from jobs.quiet import be_quiet, one_readable_message
 from pipeline.comparison.loading import COMPARISON_FILE, check_folders, is_finished, load_comparison, open_folder
 from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
+from pipeline.run_lock import held_alone
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -41,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.dry_run:
             print_plan(plan)
         else:
-            run(plan, resumes=options.resume is not None)
+            with held_alone(plan.folder):
+                run(plan, resumes=options.resume is not None)
 
 
 def resolve_plan(options: argparse.Namespace) -> Plan:

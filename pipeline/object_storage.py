@@ -15,6 +15,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from pipeline.patience import NO_PATIENCE, Patience, StorageError
 from pipeline.run_folder import CHECKPOINTS_FOLDER
+from pipeline.run_lock import held_alone
 
 ONLY_ADDED_TO = (CHECKPOINTS_FOLDER, "records", "tensorboard")
 """Folders that a run which is taken up does not read, but the learner its checkpoints."""
@@ -101,14 +102,16 @@ class Mirror:
 def working_folder(location: str, retry_seconds: float) -> Iterator[Path]:
     """The folder on this disk that a run writes into: `location` itself if it is a path, else a copy of what is there.
 
-    What the driver leaves in a copy is pushed when the work ends, in whatever way; the journal pushes meanwhile.
+    What the driver leaves in a copy is pushed when the work ends, in whatever way; the journal pushes meanwhile. A path
+    has one process at a time that works on it; an object store cannot tell.
 
     Raises:
         StorageError: the object store refuses what is to be pushed.
-        ValueError: it cannot be written to from the beginning.
+        ValueError: it cannot be written to from the beginning, or another process works on it.
     """
     if not is_object_storage(location):
-        yield Path(location)
+        with held_alone(Path(location)):
+            yield Path(location)
         return
     filesystem, path = _open(location)
     with tempfile.TemporaryDirectory(prefix="tailorpo-") as folder:
