@@ -39,6 +39,9 @@ class Learner:
     def learn(self, table: pa.Table, iteration: int) -> dict[str, Any]:
         """Take this worker's records of an iteration and make all of its optimiser steps.
 
+        Returns:
+            means over the iteration by name, and under "minibatches" the same diagnostics of each minibatch in turn.
+
         Raises:
             RuntimeError: the workers' shares do not add up to the iteration's records.
             NonFiniteGradientError: too many gradients were not finite.
@@ -50,22 +53,24 @@ class Learner:
         metrics = self.method.rollout_metrics(table) | self.normaliser.observe(table)
         rows = self.method.trainable_rows(table)
         names = self.method.diagnostic_names
-        totals, norms = torch.zeros(2 + len(names)), []
+        totals = torch.zeros(2 + len(names))
+        minibatches: list[dict[str, float]] = []
         learning_rate = self.optimiser.learning_rate
         for epoch in range(self.settings.learner.inner_epochs):
             for minibatch in self._minibatches(rows, iteration, epoch):
                 sums = self._accumulate(minibatch)
                 sums, norm = self.optimiser.step(sums)
                 totals += sums
-                norms.append(norm)
+                minibatches.append(term_means(sums, names) | {"gradient_norm": norm})
         return (
             metrics
             | term_means(totals, names)
             | {
-                "gradient_norm": float(np.mean(norms)),
+                "gradient_norm": float(np.mean([minibatch["gradient_norm"] for minibatch in minibatches])),
                 "learning_rate": learning_rate,
                 "optimiser_steps": self.optimiser.steps_taken,
                 "skipped_steps": self.optimiser.steps_skipped,
+                "minibatches": {name: [minibatch[name] for minibatch in minibatches] for name in minibatches[0]},
             }
         )
 

@@ -226,8 +226,13 @@ def test_the_split_over_workers_does_not_change_what_is_learnt(
     assert np.array_equal(adapters[0], adapters[1])
     np.testing.assert_allclose(adapters[0], flatten_adapter(alone.policy), rtol=0, atol=2e-5)
     assert metrics[0] == metrics[1]
-    for name, value in expected_metrics.items():
-        assert metrics[0][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    found = metrics[0]
+    for expected, values in (
+        (expected_metrics.pop("minibatches"), found.pop("minibatches")),
+        (expected_metrics, found),
+    ):
+        for name, value in expected.items():
+            assert values[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
 
 
 def test_inner_epochs_pass_over_the_pairs_in_orders_of_their_own(run_settings: RunSettings, table: pa.Table) -> None:
@@ -252,11 +257,24 @@ def test_another_iteration_makes_other_minibatches(run_settings: RunSettings, ta
     assert not np.array_equal(*(flatten_adapter(learner.policy) for learner in learners))
 
 
+def test_every_minibatch_is_told_of(run_settings: RunSettings, table: pa.Table) -> None:
+    metrics = make_learner(with_learner(run_settings, inner_epochs=2)).learn(table, 0)
+    minibatches = metrics["minibatches"]
+    names = {"pairs", "loss", "implicit_accuracy", "margin", "clamped_ratios", "drift", "gradient_norm"}
+    assert names <= set(minibatches) and all(len(values) == 4 for values in minibatches.values())
+    assert minibatches["pairs"] == [8.0] * 4
+    for name in names - {"pairs"}:
+        assert metrics[name] == pytest.approx(np.mean(minibatches[name]), abs=1e-6)
+    first, *later = minibatches["loss"]
+    assert first == pytest.approx(math.log(2), abs=0.05) and len({first, *later}) == 4
+
+
 def test_a_poisoned_pair_costs_its_minibatch_alone(run_settings: RunSettings, table: pa.Table) -> None:
     learner = make_learner(run_settings)
     before = flatten_adapter(learner.policy)
     metrics = learner.learn(poisoned(table, [0]), 0)
     assert (metrics["optimiser_steps"], metrics["skipped_steps"]) == (1, 1)
+    assert sorted(map(math.isnan, metrics["minibatches"]["loss"])) == [False, True]
     after = flatten_adapter(learner.policy)
     assert np.isfinite(after).all()
     assert not np.array_equal(after, before)
