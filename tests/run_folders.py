@@ -24,6 +24,7 @@ def iteration_metrics(iteration: int, reward: float | None, seconds: float = 10.
         "implicit_accuracy": 0.5,
         "step_gap": [1.0, 2.0, 3.0, 4.0, 5.0],
         "adapter_sha256": "ab",
+        "minibatches": {"loss": [0.7, 0.68], "gradient_norm": [0.5, None]},
         "rollout_seconds": 0.75 * seconds,
         "learn_seconds": 0.25 * seconds,
         "seconds": seconds,

@@ -73,7 +73,8 @@ def _rows_of_run(label: str, run: RunHistory) -> list[dict[str, Any]]:
         key = {"method": label, "run": run.name, "seed": run.seed, "iteration": iteration, "runs": 1}
         key |= {name: values[iteration] for name, values in costs.items()}
         for name, value in metrics.items():
-            if name == "iteration" or isinstance(value, str):
+            # Of a dict it has one, what is told of every minibatch; that is no number of the iteration.
+            if name == "iteration" or isinstance(value, str | dict):
                 continue
             by_step = isinstance(value, list)
             values = zip(run.settings.trained_steps, value, strict=True) if by_step else [(None, value)]
