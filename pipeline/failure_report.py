@@ -28,6 +28,10 @@ ADVICE = {
     "a larger node, or in a new run smaller batches (rollout.batch_size, reward_actors.decode_chunk)",
     "OutOfMemoryError": "give the workers a larger node, or in a new run smaller batches (rollout.batch_size, "
     "reward_actors.decode_chunk, learner.micro_batch_size)",
+    "ObjectStoreFullError": "give the nodes a larger object store (`ray start --object-store-memory=BYTES`; --dry-run "
+    "says object_store_bytes_at_once), or in a new run fewer rollout.trajectories",
+    "OutOfDiskError": "make room on the disk of the node that the message names: Ray's objects spill there, below "
+    "/tmp/ray unless its --temp-dir is another",
     "ActorDiedError": "a process of the run was killed: look at the memory of its node and at its log",
     "WorkerCrashedError": "a process of the run was killed: look at the memory of its node and at its log",
     "NodeDiedError": "a node was lost; nothing but a new attempt is needed",
