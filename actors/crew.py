@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
 from actors.capacity import WorkerRequest, check_capacity, check_object_store
 from actors.fleet import start_fleet
 from actors.journal import start_journal
+from actors.liveness import DEATHS
 from actors.reward import RewardActor
 from actors.rollout import RolloutWorker
 from actors.weights import start_weight_store
@@ -49,7 +49,7 @@ class Crew:
         for fleet in (self.rollout_fleet, self.reward_fleet):
             try:
                 ray.get(fleet.shutdown.remote())
-            except RayActorError as error:
+            except DEATHS as error:
                 # It has left no workers behind. Why the run ends is told elsewhere, and must not be hidden by this.
                 logger.warning("a fleet had died before it was dismissed: %s", error)
         for actor in (self.rollout_fleet, self.reward_fleet, self.journal, self.store):

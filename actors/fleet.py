@@ -18,12 +18,12 @@ from uuid import uuid4
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from actors.cluster import beside_the_driver
 from actors.draining import draining_nodes, node_of
 from actors.fleet_state import FleetError, FleetStats, Lease
-from actors.liveness import dead_actors
+from actors.liveness import DEATHS, dead_actors
 from actors.logs import log_in_actor
 from actors.metrics import METRICS_INTERVAL_S, FleetMetrics
 
@@ -273,9 +273,8 @@ class Fleet:
         self._remove(worker)
         self._failed_starts += 1
         self._last_error = str(error)
-        crashed = (
-            isinstance(error, RayActorError) and not isinstance(error, RayTaskError) and not error.actor_init_failed
-        )
+        constructor_raised = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
+        crashed = isinstance(error, DEATHS) and not constructor_raised
         pause_s = 0.0
         if crashed:
             pause_s = min(FIRST_CRASH_PAUSE_S * 2 ** min(self._crashes_in_a_row, 10), LONGEST_CRASH_PAUSE_S)

@@ -11,10 +11,10 @@ from uuid import uuid4
 
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, TaskCancelledError
+from ray.exceptions import ObjectLostError, RayTaskError, TaskCancelledError
 
 from actors.fleet_state import FleetError, Lease
-from actors.liveness import own_actor_id
+from actors.liveness import DEATHS, own_actor_id
 
 # A batch that is too large for the time-out is so on every worker.
 MAX_TIMEOUTS = 3
@@ -68,7 +68,7 @@ async def call_leased(
                 raise FleetError(
                     f"{loss}, as two workers before it; raise timeout_seconds of its pool, or make batches smaller"
                 ) from None
-        except RayActorError as error:
+        except DEATHS as error:
             loss = str(error)
             # Awaited: an asynchronous actor may serve calls out of order, and lease the dead worker again first.
             await fleet.report_dead.remote(lease.worker_id, loss)

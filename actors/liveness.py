@@ -5,11 +5,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import ray
-from ray.exceptions import RpcError
+from ray.exceptions import OutOfMemoryError, RayActorError, RpcError
 
 logger = logging.getLogger(__name__)
 
 ANSWER_S = 5.0
+
+DEATHS = (RayActorError, OutOfMemoryError)
+"""What a call raises whose actor died; the second where Ray's memory monitor killed it, for its node ran short."""
 
 
 def own_actor_id() -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError
 from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.dataset import rollout_dataset
 from actors.failure import LastingFailureError, root_cause
 from actors.inputs import RunInputs
+from actors.liveness import DEATHS
 from actors.logs import log_in_actor
 from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
@@ -61,7 +61,7 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
     Raises:
         LastingFailureError: a rollout failed, or the learner did, for a reason that lies in settings, data or code.
         ray.train.TrainingFailedError: learner workers failed more often than `learner.max_restarts`.
-        RayActorError: the controller did.
+        RayActorError, OutOfMemoryError: the controller did.
     """
     # Ray Train would move its workers to another folder, where the configuration's relative paths mean nothing.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
@@ -73,7 +73,7 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
             with tempfile.TemporaryDirectory() as scratch:
                 _trainer(settings, inputs, crew, checkpoints_of_run(settings, run_directory), scratch).fit()
             break
-        except RayActorError as error:
+        except DEATHS as error:
             if not restarts_left:
                 raise
             logger.warning("Ray Train's controller was lost, and another one takes the run up: %s", error)

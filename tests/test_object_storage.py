@@ -8,7 +8,7 @@ import boto3
 import numpy as np
 import pytest
 import yaml
-from job_runs import ITERATIONS, REPOSITORY, FinishedJob
+from job_runs import ITERATIONS, REPOSITORY, FinishedJob, write_run_config
 from run_folders import write_run_folder
 from settings import miniature_settings, miniature_values
 
@@ -163,6 +163,33 @@ def test_a_run_in_a_bucket_is_taken_up_from_there(
     assert found == expected and len(found) == ITERATIONS
     made = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     assert set(keys("runs/bucketed/")) >= made
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_in_a_bucket_leaves_everything_there(
+    bucket: str,
+    ray_session: ClusterInfo,
+    undisturbed_run: tuple[FinishedJob, Path],
+    miniature_model: Path,
+    miniature_clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first iteration of the run that lies on a disk."""
+    config = write_run_config(tmp_path, miniature_model, miniature_clip)
+    monkeypatch.chdir(REPOSITORY)
+    main(["--config", str(config), f"output_dir={bucket}/begun", "iterations=1"])
+    assert not (tmp_path / "guided").exists()
+    on_disk = json.loads((undisturbed_run[1] / "metrics.jsonl").read_text().splitlines()[0])
+    (in_bucket,) = map(json.loads, read_text(f"{bucket}/begun/guided/metrics.jsonl").splitlines())
+    assert in_bucket["adapter_sha256"] == on_disk["adapter_sha256"]
+    expected = {
+        *("config.yaml", "environment.json", "prompts.json", "log.jsonl", "report.html", "summary.json"),
+        *("adapter/pytorch_lora_weights.safetensors", "before_after.png", "samples/iteration_000000.png"),
+        *("checkpoints/iteration_000001/manifest.json", "records/iteration_000000_worker_000.parquet"),
+    }
+    found = keys("begun/guided/")
+    assert expected <= set(found) and any(key.startswith("tensorboard/") for key in found)
 
 
 def test_a_run_that_is_there_already_is_not_begun_anew(bucket: str, miniature_model: Path, tmp_path: Path) -> None:
