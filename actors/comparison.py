@@ -48,7 +48,7 @@ def carry_out(runs: Sequence[PlannedRun], make_run: MakeRun, at_once: int, say: 
     while waiting or running:
         while waiting and len(running) < at_once:
             run, started = waiting.pop(0), started + 1
-            reference = task.remote(make_run, run.settings, run.folder)
+            reference = task.remote(make_run, run.settings, run.folder.resolve())
             running[reference] = _Followed(run, f"{started}/{len(runs)} {run.settings.name}: ", say)
         ready, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
         for followed in running.values():

@@ -151,8 +151,11 @@ class Journal:
 
 
 def start_journal(run_directory: Path, settings: RunSettings) -> ActorHandle[Any]:
-    """Start a Journal on the driver's node, where the run folder is; Ray starts another one if its process dies."""
+    """Start a Journal on the driver's node, where the run folder is; Ray starts another one if its process dies.
+
+    On a cluster that was joined its process works in Ray's copy of the working directory.
+    """
     actor_class: Any = ray.remote(Journal)
     options = beside_the_driver() | {"max_restarts": -1, "max_task_retries": -1}
-    journal: ActorHandle[Any] = actor_class.options(**options).remote(str(run_directory), settings)
+    journal: ActorHandle[Any] = actor_class.options(**options).remote(str(run_directory.resolve()), settings)
     return journal

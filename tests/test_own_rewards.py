@@ -20,6 +20,7 @@ from job_runs import REPOSITORY, run_align
 from run_folders import write_run_folder
 from settings import miniature_settings, miniature_values
 
+from actors.cluster import ClusterInfo
 from actors.reward import RewardActor
 from pipeline.preflight import check_rewards, check_run, own_modules
 from pipeline.report.history import read_run
@@ -236,9 +237,17 @@ print(found)
 @pytest.mark.slow
 def test_a_driver_on_a_cluster_sends_the_module_along(folder: Path, ray_session) -> None:
     shutil.copy(EXAMPLES / "mirror_symmetry.py", folder)
-    environment = os.environ | {"RAY_ADDRESS": ray_session.address, "PYTHONPATH": str(REPOSITORY)}
+    assert float(run_on_a_cluster(SCORE_ON_A_CLUSTER, folder, ray_session).splitlines()[-1]) == 0.05
+
+
+def run_on_a_cluster(script: str, folder: Path, cluster: ClusterInfo) -> str:
+    """What a driver prints that is started in `folder` and joins the cluster."""
+    environment = os.environ | {
+        "RAY_ADDRESS": cluster.address,
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
+    }
     finished = subprocess.run(
-        [sys.executable, "-c", SCORE_ON_A_CLUSTER],
+        [sys.executable, "-c", script],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -246,4 +255,25 @@ def test_a_driver_on_a_cluster_sends_the_module_along(folder: Path, ray_session)
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    assert float(finished.stdout.splitlines()[-1]) == 0.05
+    return finished.stdout
+
+
+JOURNAL_ON_A_CLUSTER = """
+from pathlib import Path
+import ray
+from settings import miniature_settings
+from actors.cluster import connect
+from actors.journal import start_journal
+
+assert connect().mode == "joined"
+Path("runs/mine").mkdir(parents=True)
+journal = start_journal(Path("runs/mine"), miniature_settings(Path("a-model"), tracking=[]))
+ray.get(journal.begin.remote(0))
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_on_a_cluster_finds_what_its_journal_writes(folder: Path, ray_session) -> None:
+    """Actors there work in a copy of the driver's folder."""
+    run_on_a_cluster(JOURNAL_ON_A_CLUSTER, folder, ray_session)
+    assert (folder / "runs" / "mine" / "metrics.jsonl").is_file()
