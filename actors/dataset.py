@@ -19,8 +19,9 @@ from pipeline.config import RunSettings
 from pipeline.failure_report import note_of
 from pipeline.prompts import SampleBatch, plan_batch
 
-# A weight store that was lost is up again, and published to, after some seconds.
-WEIGHTS_PATIENCE_S, WEIGHTS_POLL_S = 300.0, 0.5
+# A weight store that was lost is up again after some seconds, and published to at the latest when the learner, if it
+# learns meanwhile, asks for records.
+WEIGHTS_POLL_S, WEIGHTS_ATTEMPTS = 0.5, 7200
 
 
 class BatchSource(Protocol):
@@ -62,15 +63,13 @@ class RolloutTask:
     def roll_out(self, block: pa.Table) -> pa.Table:
         """A block holding one batch number, {"id": [n]} -> that batch's records."""
         (number,) = block["id"].to_pylist()
-        deadline = time.monotonic() + WEIGHTS_PATIENCE_S
         try:
-            while True:
+            for _ in range(WEIGHTS_ATTEMPTS):
                 try:
                     return self._collect(number)
                 except (ObjectLostError, NothingPublishedError):  # the weight store was lost, and the buffers with it
-                    if time.monotonic() > deadline:
-                        raise
                     time.sleep(WEIGHTS_POLL_S)
+            return self._collect(number)
         except TaskCancelledError:  # the learner that it was for is lost, and the next one asks for the batch anew
             raise
         except Exception as error:

@@ -42,6 +42,7 @@ class Journal:
         self._mirror: Mirror | None = None
         if is_object_storage(settings.output_dir):
             self._mirror = Mirror(self.directory, settings.location, self.patience)
+            self._mirror.recognise()
         self._history: list[dict[str, Any]] = []
         self._failures: list[FailureNote] = []
         self._first = 0

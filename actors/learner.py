@@ -20,7 +20,7 @@ from pipeline.learning import Learner
 from pipeline.logs import at_iteration
 from pipeline.policy import Policy
 from pipeline.rollout_policy import ROLLOUT_POLICY_FILE, RolloutPolicy
-from pipeline.staleness import policy_age
+from pipeline.staleness import check_iteration, policy_age
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ def _iterate(config: TrainLoopConfig, learner: Learner, rollouts: Rollouts, posi
         if not settings.is_over(iteration + 1, position.seconds):
             rollouts.begin(rollouts.next_policy, iteration + 1)
     fetched = time.monotonic()
+    check_iteration(table, iteration)
     age = policy_age(table, version, settings.rollout.max_staleness)
     metrics = learner.learn(table, iteration)
     if settings.records.save:

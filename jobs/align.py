@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.dry_run:
             print_plan(settings)
         else:
-            run(settings, location)
+            run(settings, location, begins=options.resume is None)
 
 
 def resolve_run(options: argparse.Namespace) -> tuple[RunSettings, str]:
@@ -57,12 +57,21 @@ def resolve_run(options: argparse.Namespace) -> tuple[RunSettings, str]:
             raise ValueError("a run is resumed as it was; start a new one with --config to change settings")
         return resume_settings(options.resume)
     settings = load_settings(options.config, options.overrides)
-    if exists(settings.location) and not options.dry_run:
-        raise ValueError(
-            f"the run folder {settings.location} exists; continue it by --resume {settings.location}, or choose "
-            "another name"
-        )
+    if not options.dry_run:
+        refuse_existing(settings.location)
     return settings, settings.location
+
+
+def refuse_existing(location: str) -> None:
+    """Refuse to begin a run where one lies.
+
+    Raises:
+        ValueError: there is a folder of that name.
+    """
+    if exists(location):
+        raise ValueError(
+            f"the run folder {location} exists; continue it by --resume {location}, or choose another name"
+        )
 
 
 def resume_settings(folder: str) -> tuple[RunSettings, str]:
@@ -75,11 +84,16 @@ def resume_settings(folder: str) -> tuple[RunSettings, str]:
     config = f"{location}/{CONFIG_FILE}"
     if not exists(config):
         raise ValueError(f"{location} is no run folder: it has no {CONFIG_FILE}")
-    if not is_object_storage(location):
-        return load_settings(Path(config)), location
-    # The folder may be a copy of the one that its settings name.
-    output_dir, _, name = location.rpartition("/")
-    settings = parse_settings(yaml.safe_load(read_text(config)))
+    # The folder may be a copy of the one that its settings name, and is the one to work on.
+    if is_object_storage(location):
+        settings = parse_settings(yaml.safe_load(read_text(config)))
+        output_dir, _, name = location.rpartition("/")
+    else:
+        settings = load_settings(Path(config))
+        if not is_object_storage(settings.output_dir):
+            return settings, location
+        folder = Path(location).resolve()
+        output_dir, name = str(folder.parent), folder.name
     return settings.model_copy(update={"output_dir": output_dir, "name": name}), location
 
 
@@ -97,8 +111,11 @@ def print_plan(settings: RunSettings) -> None:
     print(yaml.safe_dump({"arithmetic": dataclasses.asdict(run_arithmetic(settings))}, sort_keys=False), end="")
 
 
-def run(settings: RunSettings, location: str) -> None:
+def run(settings: RunSettings, location: str, begins: bool) -> None:
     """Check everything, then align.
+
+    Args:
+        begins: whether it is a new run.
 
     Raises:
         ValueError: a setting or a cluster with which the run cannot succeed.
@@ -112,6 +129,9 @@ def run(settings: RunSettings, location: str) -> None:
     if not is_object_storage(location):
         refuse_fleeting_folder(Path(location))
     with working_folder(location, settings.checkpoint.retry_seconds) as run_directory:
+        if begins and not is_object_storage(location):
+            # Another process may have begun it while this one waited for the lock; a working folder in a bucket exists.
+            refuse_existing(location)
         cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
         circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv, "truncated_prompts": truncated}
         try:

@@ -42,8 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.dry_run:
             print_plan(plan)
         else:
-            with held_alone(plan.folder):
-                run(plan, resumes=options.resume is not None)
+            run(plan, resumes=options.resume is not None)
 
 
 def resolve_plan(options: argparse.Namespace) -> Plan:
@@ -61,9 +60,19 @@ def resolve_plan(options: argparse.Namespace) -> Plan:
         return make_plan(load_comparison(file), options.resume)
     comparison = load_comparison(options.config, options.overrides)
     folder = Path(comparison.output_dir) / comparison.name
-    if folder.exists() and not options.dry_run:
-        raise ValueError(f"the folder {folder} exists; continue it by --resume {folder}, or choose another name")
+    if not options.dry_run:
+        refuse_existing(folder)
     return make_plan(comparison, folder)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Refuse to begin a comparison where one lies.
+
+    Raises:
+        ValueError: there is a folder of that name.
+    """
+    if folder.exists():
+        raise ValueError(f"the folder {folder} exists; continue it by --resume {folder}, or choose another name")
 
 
 def check_plan(plan: Plan) -> None:
@@ -103,16 +112,39 @@ def run(plan: Plan, resumes: bool) -> None:
         ValueError: a cluster that cannot hold a run, or folders that hold other runs.
     """
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
-    from actors.cluster import connect, disconnect, refuse_fleeting_folder
+    from actors.cluster import refuse_fleeting_folder
+    from pipeline.comparison.reporting import write_comparison_report
+
+    refuse_fleeting_folder(plan.folder)
+    with held_alone(plan.folder):
+        if not resumes:
+            # Another process may have begun it while this one waited.
+            refuse_existing(plan.folder)
+        failed = make_and_evaluate(plan, resumes)
+        report = write_comparison_report(plan)
+    if failed:
+        reasons = "".join(f"\n  {folder}: {reason}" for folder, reason in failed.items())
+        sys.exit(
+            f"error: {len(failed)} runs failed, and what depends on them is missing:{reasons}\n"
+            f"All that was done is kept; when the cause is gone, continue with --resume {plan.folder}"
+        )
+    say(f"report in {report}")
+
+
+def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
+    """Everything that takes a cluster; the folders of the runs that failed, each with the reason.
+
+    Raises:
+        ValueError: a cluster that cannot hold a run, or folders that hold other runs.
+    """
+    from actors.cluster import connect, disconnect
     from actors.crew import check_room, cpus_of_all_workers
     from actors.prompts import prompts_of_run
     from actors.room import runs_with_room
-    from pipeline.comparison.reporting import write_comparison_report
     from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, write_sweep_prompts
     from pipeline.preflight import own_modules
     from pipeline.prompt_sets import save_prompt_sets
 
-    refuse_fleeting_folder(plan.folder)
     settings = [cell.settings for cell in plan.cells]
     cpus = max(map(cpus_of_all_workers, settings)) * (plan.comparison.parallel or 1)
     modules = sorted({module for one in settings for module in own_modules(one)})
@@ -135,14 +167,7 @@ def run(plan: Plan, resumes: bool) -> None:
         evaluate_phase(plan, [run for run in runs if is_finished(run)])
     finally:
         disconnect(cluster)
-    report = write_comparison_report(plan)
-    if failed:
-        reasons = "".join(f"\n  {folder}: {reason}" for folder, reason in failed.items())
-        sys.exit(
-            f"error: {len(failed)} runs failed, and what depends on them is missing:{reasons}\n"
-            f"All that was done is kept; when the cause is gone, continue with --resume {plan.folder}"
-        )
-    say(f"report in {report}")
+    return failed
 
 
 def carry_out_phase(

@@ -70,6 +70,14 @@ class Mirror:
         """
         self.patience.keep_trying(f"read {self.location}", self._fetch)
 
+    def recognise(self) -> None:
+        """Take files that another mirror has fetched, and nobody has changed since, for pushed.
+
+        Raises:
+            StorageError: the store refuses.
+        """
+        self.patience.keep_trying(f"read {self.location}", self._recognise)
+
     def push(self) -> None:
         """Copy files that are new or have changed; what is being written, and so has a hidden name, is left out.
 
@@ -82,6 +90,13 @@ class Mirror:
         filesystem, root = FileSystem.from_uri(self.location)
         for name in _copy(filesystem, root, self.folder, lambda name: name.split("/")[0] not in self.leave_out):
             self._pushed[name] = _state_of(self.folder / name)
+
+    def _recognise(self) -> None:
+        filesystem, root = FileSystem.from_uri(self.location)
+        for entry in filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True)):
+            name = entry.path.removeprefix(f"{root}/")
+            if (self.folder / name).is_file() and _state_of(self.folder / name) == (entry.mtime_ns, entry.size):
+                self._pushed[name] = (entry.mtime_ns, entry.size)
 
     def _push(self) -> None:
         filesystem, root = FileSystem.from_uri(self.location)

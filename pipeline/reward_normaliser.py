@@ -49,7 +49,8 @@ class RewardNormaliser:
 
         Returns:
             for each of several rewards the mean of its raw scores over the finished images of all workers, and with
-            running statistics the centre and scale that the iteration was ranked with.
+            running statistics the centre and scale that go with the policy which learns from them. Records of an older
+            policy were ranked with those of the iteration before.
         """
         used = self.current
         if used is None:

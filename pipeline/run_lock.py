@@ -24,8 +24,10 @@ def held_alone(folder: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
     Raises:
         ValueError: another process holds it, and still does so after `patience_s` seconds.
     """
-    file = folder.absolute().parent / f".{folder.name}.lock"
-    lock = FileLock(file)
+    folder = folder.resolve()
+    file = folder.parent / f".{folder.name}.lock"
+    # A marker, which filelock would fall back to, outlives a process that is killed.
+    lock = FileLock(file, fallback_to_soft=False)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _acquire(lock, folder, patience_s)

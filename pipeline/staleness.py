@@ -1,4 +1,4 @@
-"""How old the policy is that made the records the learner is given."""
+"""Of which iteration the records are that the learner is given, and how old the policy is that made them."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -6,6 +6,23 @@ import pyarrow.compute as pc
 
 class StaleRecordsError(RuntimeError):
     """Records of a policy older than `rollout.max_staleness` allows, or of one that is not published yet."""
+
+
+class MixedRecordsError(RuntimeError):
+    """Records of another iteration: a node that held some was lost when the next one had begun. A new attempt helps."""
+
+
+def check_iteration(table: pa.Table, iteration: int) -> None:
+    """Refuse records that were made again for a later iteration.
+
+    Raises:
+        MixedRecordsError: a record of `table` is not of `iteration`.
+    """
+    found = pc.min_max(table["iteration"]).as_py()
+    if (found["min"], found["max"]) != (iteration, iteration):
+        raise MixedRecordsError(
+            f"the learner was given records of iterations {found['min']} to {found['max']} for iteration {iteration}"
+        )
 
 
 def policy_age(table: pa.Table, policy_version: int, max_staleness: int) -> int:

@@ -16,8 +16,9 @@ from diffusers import StableDiffusionPipeline
 from event_files import read_events
 from job_runs import ITERATIONS, REPOSITORY, FinishedJob, write_run_config
 from PIL import Image
+from settings import miniature_settings
 
-from jobs.align import main
+from jobs.align import main, run
 from pipeline.config_loading import load_settings
 from pipeline.evaluation.image_statistics import IMAGE_STATISTICS
 from pipeline.prompts import load_train_prompts
@@ -46,6 +47,13 @@ def run_folder(undisturbed_run: tuple[FinishedJob, Path]) -> Path:
 @pytest.fixture
 def metrics(run_folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_another_process_began_meanwhile_is_not_begun_again(miniature_model, tmp_path):
+    settings = miniature_settings(miniature_model, output_dir=str(tmp_path))
+    (tmp_path / settings.name).mkdir()
+    with pytest.raises(ValueError, match="exists; continue it by --resume"):
+        run(settings, settings.location, begins=True)
 
 
 # What a finished run leaves behind

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import boto3
@@ -14,7 +15,7 @@ from settings import miniature_settings, miniature_values
 
 from actors.cluster import ClusterInfo
 from actors.journal import Journal
-from jobs.align import main
+from jobs.align import main, resume_settings
 from jobs.status import main as show_status
 from pipeline.checkpoint_store import CheckpointStore, FoundCheckpoint
 from pipeline.object_storage import ONLY_ADDED_TO, Mirror, exists, folder_to_read, read_text, working_folder
@@ -108,6 +109,33 @@ def test_a_journal_keeps_the_bucket_up_to_date(bucket, tmp_path):
         assert [json.loads(line)["iteration"] for line in lines] == list(range(iteration + 1))
     journal.save_grid(2, np.zeros((4, 8, 8, 3), dtype=np.uint8))
     assert {key.split("/")[0] for key in keys("journal/")} == {"config.yaml", "metrics.jsonl", "samples", "tensorboard"}
+
+
+def test_a_journal_pushes_nothing_that_lies_there_already(bucket, tmp_path):
+    """An error of the run's past would look younger than the environment in which it was taken up."""
+    location = f"{bucket}/taken-up"
+    write(tmp_path / "past", {"error.log": "division", "environment.json": "{}", "config.yaml": "seed: 1"})
+    Mirror(tmp_path / "past", location, NO_PATIENCE).push()
+    Mirror(tmp_path / "present", location, NO_PATIENCE).fetch()
+    times = {key: boto3.client("s3").head_object(Bucket="bucket", Key=f"taken-up/{key}") for key in keys("taken-up/")}
+    time.sleep(1.1)  # the store's clock has seconds
+    write(tmp_path / "present", {"environment.json": "{} "})
+    settings = miniature_settings(Path("a-model"), name="taken-up", output_dir=bucket, tracking=[])
+    Journal(str(tmp_path / "present"), settings).begin(0)
+    changed = {
+        key
+        for key, before in times.items()
+        if boto3.client("s3").head_object(Bucket="bucket", Key=f"taken-up/{key}")["LastModified"]
+        != before["LastModified"]
+    }
+    assert changed == {"environment.json"}
+
+
+def test_a_copy_of_a_run_in_a_bucket_is_taken_up_where_it_lies(bucket, tmp_path):
+    values = miniature_values(Path("a-model"), name="copied", output_dir=f"{bucket}/runs")
+    write(tmp_path / "mine", {"config.yaml": yaml.safe_dump(values)})
+    settings, location = resume_settings(f"{tmp_path / 'mine'}/")
+    assert (settings.location, location) == (str(tmp_path / "mine"), str(tmp_path / "mine"))
 
 
 def test_a_store_that_fails_is_named(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """A run folder has one process at a time."""
 
+import errno
+import fcntl
 import logging
 import os
 import signal
@@ -51,8 +53,23 @@ def test_a_folder_is_free_after_its_work_even_if_that_failed(tmp_path):
             raise ZeroDivisionError
 
 
-def test_a_file_system_that_cannot_lock_is_warned_of(tmp_path, caplog):
-    (tmp_path / "file").write_text("")
-    with caplog.at_level(logging.WARNING), held_alone(tmp_path / "file" / "run"):
-        pass
-    assert "cannot be locked" in caplog.text
+def test_one_folder_has_one_lock_by_whatever_name_it_goes(tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "one"
+    folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for name in (folder, Path(), tmp_path / "link"):
+        with held_alone(name):
+            assert [path.name for path in tmp_path.rglob("*.lock")] == [".one.lock"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_that_cannot_lock_is_warned_of_and_keeps_no_mark(tmp_path, caplog, monkeypatch, code):
+    def refuse(*_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING), held_alone(tmp_path / "run", patience_s=0.1):
+            pass
+    assert caplog.text.count("cannot be locked") == 2

@@ -16,7 +16,7 @@ from actors.training import train
 from actors.weights import checksum_of
 from pipeline.config import RunSettings
 from pipeline.rollout_policy import RolloutPolicy
-from pipeline.staleness import StaleRecordsError, policy_age
+from pipeline.staleness import MixedRecordsError, StaleRecordsError, check_iteration, policy_age
 from pipeline.weighting import Normalisation
 
 pytest_plugins = ["crew_fixtures", "model_fixtures"]
@@ -76,6 +76,12 @@ def test_the_age_of_records_is_that_of_the_oldest():
 def test_records_that_are_too_old_or_of_the_future_are_refused(versions, staleness):
     with pytest.raises(StaleRecordsError, match=f"version 3 .* versions {min(versions)} to {max(versions)}"):
         policy_age(records_of(*versions), 3, staleness)
+
+
+def test_records_that_were_made_again_for_the_next_iteration_are_refused():
+    check_iteration(pa.table({"iteration": [3, 3]}), 3)
+    with pytest.raises(MixedRecordsError, match="records of iterations 3 to 4 for iteration 3"):
+        check_iteration(pa.table({"iteration": [3, 4]}), 3)
 
 
 @pytest.mark.parametrize("normalisation", [None, Normalisation((1.0, 0.5), (0.1, -3.0), (1 / 3, 7.0))])
