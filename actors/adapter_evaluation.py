@@ -21,12 +21,20 @@ from actors.reward import RewardActor
 from actors.weights import WeightTicket, checksum_of
 from pipeline.evaluation.embedder import first_embedder
 from pipeline.evaluation.evaluation import compare_drawn
-from pipeline.evaluation.folder import is_evaluated, open_folder, write_adapter, write_text_of_all
+from pipeline.evaluation.folder import (
+    checksum_of_prompts,
+    is_evaluated,
+    open_folder,
+    write_adapter,
+    write_text_of_all,
+)
 from pipeline.evaluation.measured import DrawnImages
 from pipeline.evaluation.preflight import check_drawn_prompts, held_out_rewards
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.lora_file import read_lora
 from pipeline.noise import EVALUATION_ITERATION
+from pipeline.preflight import warn_of_long_prompts
+from pipeline.prompt_settings import PromptColumnSettings
 from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
 from pipeline.rewards import aspect_labels
 
@@ -52,13 +60,19 @@ def evaluate_adapters(
         RunFailedError: an actor or a reward failed; the message is the reason.
     """
     open_folder(settings, directory)
+    prompts = read_held_out(settings.prompts)
+    check_drawn_prompts(settings, prompts)
+    if isinstance(settings.prompts, PromptColumnSettings):
+        warn_of_long_prompts(settings.model.path, prompts)
     buffers = {adapter.label: read_lora(adapter.path).to_buffer() for adapter in settings.adapters}
     pending = {
-        label: buffer for label, buffer in buffers.items() if not is_evaluated(directory, label, checksum_of(buffer))
+        label: buffer
+        for label, buffer in buffers.items()
+        if not is_evaluated(directory, label, _subject(buffer, prompts))
     }
     if pending:
         try:
-            _draw_and_compare(settings, pending, directory, say)
+            _draw_and_compare(settings, prompts, pending, directory, say)
         except (RayError, RuntimeError) as error:
             raise explain_failure(error, journal=None) from error
     write_text_of_all(settings, held_out_rewards(settings), directory)
@@ -100,15 +114,19 @@ class _Fleets:
             ray.kill(fleet)
 
 
+def _subject(buffer: NDArray[np.uint8], prompts: list[str]) -> dict[str, str]:
+    """What an evaluation is about, beside its settings."""
+    return {"adapter_sha256": checksum_of(buffer), "prompts_sha256": checksum_of_prompts(prompts)}
+
+
 def _draw_and_compare(
     settings: AdapterEvaluationSettings,
+    prompts: list[str],
     buffers: dict[str, NDArray[np.uint8]],
     directory: Path,
     say: Callable[[str], None],
 ) -> None:
     """Evaluate LoRAs, given as buffers of `LoraFile` by label."""
-    prompts = read_held_out(settings.prompts)
-    check_drawn_prompts(settings, prompts)
     plan = DrawingPlan(
         prompts=prompts,
         count=len(prompts) * settings.images_per_prompt,
@@ -122,10 +140,10 @@ def _draw_and_compare(
         base = fleets.draw(plan, None)
         say(f"base model: {plan.count} images drawn and scored")
         for number, (label, buffer) in enumerate(buffers.items()):
-            checksum = checksum_of(buffer)
-            ticket = WeightTicket(number, EVALUATION_ITERATION, checksum, [ray.put(buffer)])
+            subject = _subject(buffer, prompts)
+            ticket = WeightTicket(number, EVALUATION_ITERATION, subject["adapter_sha256"], [ray.put(buffer)])
             evaluation = compare_drawn(base, fleets.draw(plan, ticket), labels, aspects, settings.seed)
-            write_adapter(evaluation, labels, aspects, held_out_rewards(settings), checksum, directory / label)
+            write_adapter(evaluation, labels, aspects, held_out_rewards(settings), subject, directory / label)
             say(f"{label}: {evaluation.verdict}")
     finally:
         fleets.dismiss()

@@ -64,7 +64,7 @@ def align(
         RunStoppedError: the run was asked to stop, and has written a checkpoint.
         ValueError: the folder has checkpoints, and none is whole.
     """
-    started, succeeded, stop = time.monotonic(), False, stop or StopRequest()
+    succeeded, stop = False, stop or StopRequest()
     if explanation := checkpoints_of_run(settings, run_directory).newest().explanation():
         logger.warning(explanation)
     crew = start_crew(settings, run_directory)
@@ -75,7 +75,7 @@ def align(
             train(settings, inputs, crew, run_directory)
         stop.raise_if_made()
         logger.info("all iterations are done")
-        summary = _conclude(settings, inputs.prompts.held_out, crew, run_directory, time.monotonic() - started)
+        summary = _conclude(settings, inputs.prompts.held_out, crew, run_directory)
         logger.info("evaluated and exported")
         succeeded = True
         return summary
@@ -96,9 +96,7 @@ def _close(journal: Any, succeeded: bool) -> None:
         logger.warning("the trackers were not told how the run ended: %s", error)
 
 
-def _conclude(
-    settings: RunSettings, held_out: list[str], crew: Crew, run_directory: Path, train_seconds: float
-) -> dict[str, Any]:
+def _conclude(settings: RunSettings, held_out: list[str], crew: Crew, run_directory: Path) -> dict[str, Any]:
     """Export and evaluate what was learnt; return the summary, which is written last."""
     trained, patience = time.monotonic(), Patience(settings.checkpoint.retry_seconds)
     ticket, evaluation = ray.get(crew.store.current.remote()), None
@@ -110,14 +108,15 @@ def _conclude(
         card = adapter_card(settings, ticket.version, evaluation_text(evaluation))
         save = partial(_save_evaluation, evaluation, run_directory, {folder / CARD_FILE: card for folder in exported})
         patience.keep_trying(f"write into {run_directory}", save)
+    last_iteration = ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1]
     summary = {
         "name": settings.name,
         "iterations": ticket.iteration,
         "trajectories": ticket.iteration * settings.rollout.trajectories,
         "policy_version": ticket.version,
-        "train_seconds": train_seconds,
+        "train_seconds": last_iteration["seconds_spent"],
         "evaluation_seconds": time.monotonic() - trained,
-        "last_iteration": ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1],
+        "last_iteration": last_iteration,
         "evaluation": evaluation.rewards_as_json() if evaluation else None,
     }
     patience.keep_trying(f"write into {run_directory}", partial(write_json, run_directory / SUMMARY_FILE, summary))

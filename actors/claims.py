@@ -14,7 +14,7 @@ from pipeline.claims.arms import Arm, tailorpo_settings
 from pipeline.claims.guided import guidance_rows, measure_guidance
 from pipeline.claims.order import measure_orders, order_rows
 from pipeline.claims.plan import ARMS, ClaimsPlan
-from pipeline.claims.table_files import read_table, write_table
+from pipeline.claims.table_files import read_table, write_page, write_table
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, load_settings
 from pipeline.environment import describe_environment
@@ -34,6 +34,7 @@ def make_table(plan: ClaimsPlan, name: str, output: Path) -> None:
     inputs = plan.inputs(name)
     if (found := read_table(output, name)) is not None and found["inputs"] == inputs:
         print(f"{name}: made already, in {output}", flush=True)
+        write_page(output)  # an earlier job may have been killed before it did
         return
     started = time.monotonic()
     if name in ARMS:

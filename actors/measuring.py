@@ -30,8 +30,10 @@ def measure_on_base(settings: RunSettings, probe: Probe, samples: int, directory
     assert samples % size == 0, "whole batches"
     prompts, count = read_prompt_sets(settings.prompts).train, samples // size
     batches = [plan_batch(prompts, settings.seed, 0, number, size, count) for number in range(count)]
+    directory.mkdir(parents=True, exist_ok=True)
     crew = start_crew(settings, directory)
     try:
+        ray.get([fleet.grow.remote() for fleet in (crew.reward_fleet, crew.rollout_fleet)])
         return pa.concat_tables(asyncio.run(_measure(crew, probe, batches, _base_ticket(settings, crew))))
     except (RayError, RuntimeError) as error:
         raise explain_failure(error, crew.journal, (crew.rollout_fleet, crew.reward_fleet)) from error

@@ -31,7 +31,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--dry-run", action="store_true", help="print the resolved configuration and its arithmetic, and exit"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -224,7 +224,10 @@ def tell(text: str) -> None:
 def print_summary(summary: dict, run_directory: Path, location: str, report: str) -> None:
     """The held-out table and where things lie."""
     minutes = (summary["train_seconds"] + summary["evaluation_seconds"]) / 60
-    print(f"aligned in {minutes:.1f} minutes; adapter in {location}/adapter, report in {location}/{report}")
+    print(
+        f"aligned in {minutes:.1f} minutes of iterations and evaluation; adapter in {location}/adapter, "
+        f"report in {location}/{report}"
+    )
     table = run_directory / "evaluation.md"
     if table.is_file():
         print(table.read_text(encoding="utf-8"), end="")

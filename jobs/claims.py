@@ -23,7 +23,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=192, help="trajectories that order and guidance each measure")
     parser.add_argument("--iterations", type=int, default=16, help="iterations of each run of steps and strength")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.quiet import be_quiet, one_readable_message
-from pipeline.comparison.loading import COMPARISON_FILE, check_folders, is_finished, load_comparison, open_folder
+from pipeline.comparison.loading import check_folders, is_finished, load_begun, load_comparison, open_folder
 from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
 from pipeline.run_lock import held_alone
@@ -29,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and what every run costs, and exit")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,10 +54,7 @@ def resolve_plan(options: argparse.Namespace) -> Plan:
     if options.resume is not None:
         if options.overrides:
             raise ValueError("a comparison is resumed as it was; start a new one with --config to change settings")
-        file = options.resume / COMPARISON_FILE
-        if not file.is_file():
-            raise ValueError(f"{options.resume} is no folder of a comparison: it has no {COMPARISON_FILE}")
-        return make_plan(load_comparison(file), options.resume)
+        return make_plan(load_begun(options.resume), options.resume)
     comparison = load_comparison(options.config, options.overrides)
     folder = Path(comparison.output_dir) / comparison.name
     if not options.dry_run:
@@ -82,7 +79,7 @@ def check_plan(plan: Plan) -> None:
         ValueError: as the first run that is wrong would, with its label.
     """
     from actors.prompts import read_prompt_sets
-    from pipeline.comparison.evaluation import check_evaluation_of_all
+    from pipeline.comparison.evaluation import check_evaluation_of_all, check_held_out
     from pipeline.comparison.sweep import sweep_prompts
     from pipeline.preflight import check_run
 
@@ -93,8 +90,11 @@ def check_plan(plan: Plan) -> None:
             raise ValueError(f"variant {cell.label!r}: {error}") from None
     check_evaluation_of_all(plan)
     prompts = plan.cells[0].settings.prompts
-    if plan.sweep_runs and not prompts.columns:
-        sweep_prompts(plan, read_prompt_sets(prompts))
+    if not prompts.columns:
+        found = read_prompt_sets(prompts)
+        check_held_out(plan, found.held_out)
+        if plan.sweep_runs:
+            sweep_prompts(plan, found)
 
 
 def print_plan(plan: Plan) -> None:
@@ -141,6 +141,7 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
     from actors.crew import check_room, cpus_of_all_workers
     from actors.prompts import prompts_of_run
     from actors.room import runs_with_room
+    from pipeline.comparison.evaluation import check_held_out
     from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, write_sweep_prompts
     from pipeline.preflight import own_modules
     from pipeline.prompt_sets import save_prompt_sets
@@ -155,6 +156,7 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
         if not resumes:
             open_folder(plan)
         prompts = prompts_of_run(settings[0].prompts, plan.folder)
+        check_held_out(plan, prompts.held_out)
         save_prompt_sets(prompts, settings[0].prompts, plan.folder)
         if plan.sweep_runs:
             write_sweep_prompts(plan, prompts)

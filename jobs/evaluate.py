@@ -119,7 +119,8 @@ def run(settings: AdapterEvaluationSettings, output: Path) -> None:
         environment = describe_environment() | {
             "cluster": dataclasses.asdict(cluster),
             "command": sys.argv,
-            "truncated_prompts": truncated,
+            # Those of a data set are counted in a warning when they have been read.
+            "truncated_prompts": truncated if isinstance(settings.prompts, str) else None,
         }
         evaluate_adapters(settings, output, lambda line: print(line, flush=True))
         write_json(output / "environment.json", redact_values(environment))

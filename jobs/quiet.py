@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,5 +49,8 @@ def one_readable_message() -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", handlers=[terminal])
     try:
         yield
-    except (ValueError, StorageError) as error:
+    except (ValueError, StorageError, OSError) as error:
         sys.exit(f"error: {redact(str(error))}")
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -407,6 +407,11 @@ class RunSettings(Settings):
         )
 
     @property
+    def rewards_learnt_from(self) -> "tuple[RewardSettings, ...]":
+        """`rewards`, or none where the method learns from pairs of images."""
+        return self.rewards if self.method.draws_images else ()
+
+    @property
     def trained_reward_labels(self) -> tuple[str, ...]:
         """The part of `reward_labels` that names `rewards`."""
         return self.reward_labels[: len(self.rewards)]

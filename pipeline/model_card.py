@@ -2,15 +2,12 @@
 
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings
+from pipeline.method_settings import PairMethodSettings
 
 
 def adapter_card(settings: RunSettings, policy_version: int, evaluation_table: str) -> str:
     """README.md of an adapter directory: what it is, how it was made, how to load it, what it scored."""
     method = settings.method.title
-    reward = " + ".join(
-        f"`{label}`" if weights.weight == 1 else f"{weights.weight:g} × `{label}`"
-        for label, weights in zip(settings.trained_reward_labels, settings.rewards, strict=True)
-    )
     return f"""---
 base_model: {settings.model.path}
 library_name: diffusers
@@ -19,8 +16,8 @@ tags: [lora, text-to-image, {method.lower()}]
 
 # {settings.name}
 
-A LoRA adapter of `{settings.model.path}`, aligned by {method} ({settings.method.paper}) with the reward
-{reward}: {policy_version} iterations of {settings.rollout.trajectories} trajectories, rank
+A LoRA adapter of `{settings.model.path}`, aligned by {method} ({settings.method.paper}) {_aligned_with(settings)}:
+{policy_version} iterations of {settings.rollout.trajectories} trajectories, rank
 {settings.lora.rank}, alpha {settings.lora.alpha}, sampled with {settings.sampling.num_steps} DDIM steps, eta
 {settings.sampling.eta}, guidance scale {settings.sampling.guidance_scale}.
 
@@ -41,3 +38,12 @@ pipeline.load_lora_weights("path/to/this/directory")
 {dump_settings(settings).rstrip()}
 ```
 """
+
+
+def _aligned_with(settings: RunSettings) -> str:
+    if isinstance(settings.method, PairMethodSettings):
+        return f"with the pairs of images of `{settings.method.data}`"
+    return "with the reward " + " + ".join(
+        f"`{label}`" if reward.weight == 1 else f"{reward.weight:g} × `{label}`"
+        for label, reward in zip(settings.trained_reward_labels, settings.rewards, strict=True)
+    )

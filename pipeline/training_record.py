@@ -38,13 +38,12 @@ class TrainingRecord(BaseModel):
 
 def training_record(settings: RunSettings) -> TrainingRecord:
     """The record of the adapter that a run exports; a method that draws no images was trained on no reward."""
-    trained_on = settings.rewards if settings.method.draws_images else ()
     return TrainingRecord(
         run=settings.name,
         method=settings.method.title,
         base_model=settings.model.path,
         sampling=settings.sampling,
-        rewards=tuple(TrainedReward(name=reward.name, path=reward.path) for reward in trained_on),
+        rewards=tuple(TrainedReward(name=reward.name, path=reward.path) for reward in settings.rewards_learnt_from),
         train_prompts=source if isinstance(source := settings.prompts.train, str) else source.path,
     )
 

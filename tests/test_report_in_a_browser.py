@@ -188,7 +188,7 @@ def evaluation_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     open_folder(settings, folder)
     for label in labels:
-        write_adapter(evaluation, rewards, (), ["clip"], "ab", folder / label)
+        write_adapter(evaluation, rewards, (), ["clip"], {"adapter_sha256": "ab"}, folder / label)
     return write_evaluation_report(folder, folder)
 
 

@@ -21,6 +21,11 @@ def read_table(output: Path, name: str) -> dict[str, Any] | None:
 def write_table(output: Path, name: str, result: Result, inputs: dict[str, Any]) -> None:
     """Write a table with what it was made from and where, and the page and the picture anew."""
     write_json(output / f"{name}.json", result | {"inputs": inputs, "environment": describe_environment()})
+    write_page(output)
+
+
+def write_page(output: Path) -> None:
+    """Write the page and the picture of all tables that are there."""
     results = {table: found for table in TABLES if (found := read_table(output, table)) is not None}
     write_text(output / "claims.md", claims_page(results))
     save_png(claims_chart(results), output / "claims.png")

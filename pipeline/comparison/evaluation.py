@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pipeline.comparison.plan import Plan, PlannedRun
 from pipeline.config import PoolSettings, RewardSettings
 from pipeline.config_loading import parse_as
+from pipeline.evaluation.preflight import check_prompts_to_draw
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.prompt_sets import HELD_OUT_FILE
 
@@ -53,12 +54,24 @@ def check_evaluation_of_all(plan: Plan) -> None:
                     f"{first.label!r} and {cell.label!r} differ in {name}, and all variants are held against one base "
                     f"model, on the same prompts; move what differs in {name} to the overrides of all runs"
                 )
-    trained = {_key(reward) for cell in plan.cells for reward in cell.settings.rewards}
+    trained = {_key(reward) for cell in plan.cells for reward in cell.settings.rewards_learnt_from}
     if all(_key(reward) in trained for reward in _rewards(plan)):
         raise ValueError(
             "every reward of the comparison is trained on by a variant, so a hacked reward could not be told from a "
             "better model; add one that none is trained on to evaluation.rewards of the base run"
         )
+
+
+def check_held_out(plan: Plan, prompts: list[str]) -> None:
+    """Refuse held-out prompts that the evaluation after the last run could not use, before the first.
+
+    Raises:
+        ValueError: why, and what to change.
+    """
+    try:
+        check_prompts_to_draw(prompts, plan.comparison.evaluation.images_per_prompt, _rewards(plan))
+    except ValueError as error:
+        raise ValueError(f"the held-out prompts, which all variants are evaluated on: {error}") from None
 
 
 def _rewards(plan: Plan) -> list[RewardSettings]:

@@ -7,6 +7,7 @@ import yaml
 
 from pipeline.comparison.plan import Plan, PlannedRun
 from pipeline.comparison.settings import ComparisonSettings
+from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, load_settings, parse_as, read_values
 from pipeline.run_folder import CONFIG_FILE, SUMMARY_FILE, write_text
 
@@ -20,6 +21,18 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonSett
         ValueError: a missing or malformed file, an unknown key (with the nearest known one), or a value out of range.
     """
     return parse_as(ComparisonSettings, read_values(path, overrides))
+
+
+def load_begun(folder: Path) -> ComparisonSettings:
+    """The comparison that a folder was made for, wherever the folder lies by now.
+
+    Raises:
+        ValueError: it is no folder of a comparison.
+    """
+    file = folder / COMPARISON_FILE
+    if not file.is_file():
+        raise ValueError(f"{folder} is no folder of a comparison: it has no {COMPARISON_FILE}")
+    return load_comparison(file).model_copy(update={"base": str(folder / BASE_FILE)})
 
 
 def open_folder(plan: Plan) -> None:
@@ -45,8 +58,14 @@ def check_folders(runs: Sequence[PlannedRun]) -> None:
     """
     for run in runs:
         config = run.folder / CONFIG_FILE
-        if config.is_file() and load_settings(config) != run.settings:
+        if config.is_file() and _within_folder(load_settings(config)) != _within_folder(run.settings):
             raise ValueError(
                 f"{run.folder} was begun with other settings than the comparison asks for now; remove that folder, or "
                 "take back the change"
             )
+
+
+def _within_folder(settings: RunSettings) -> str:
+    """Settings of a run without the place of the comparison's folder, which may be named otherwise, or have moved."""
+    folder = str(Path(settings.output_dir).parent)
+    return settings.model_dump_json().replace(f'"{folder}/', '"')

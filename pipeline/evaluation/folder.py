@@ -1,7 +1,10 @@
 """The folder of an evaluation: its settings, a folder per adapter, and what stands of an interrupted one."""
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -32,7 +35,7 @@ def open_folder(settings: AdapterEvaluationSettings, directory: Path) -> None:
     path = directory / SETTINGS_FILE
     if path.is_file():
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        differing = [key for key in values if key not in PLACEMENT | {"adapters"} and found.get(key) != values[key]]
+        differing = [key for key in values if key not in PLACEMENT | {"adapters"} and not _same(found, values, key)]
         if differing:
             raise ValueError(
                 f"{directory} holds an evaluation with another {', '.join(differing)}; give another --output, or the "
@@ -41,10 +44,24 @@ def open_folder(settings: AdapterEvaluationSettings, directory: Path) -> None:
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-def is_evaluated(directory: Path, label: str, checksum: str) -> bool:
-    """Whether these very weights have been evaluated here."""
+def _same(found: Mapping[str, Any], values: Mapping[str, Any], key: str) -> bool:
+    """Whether a setting is as it was; a file of prompts may have moved, for what it holds is looked at elsewhere."""
+    before, now = found.get(key), values[key]
+    if key == "prompts" and isinstance(before, str) and isinstance(now, str):
+        return Path(before).name == Path(now).name
+    return bool(before == now)
+
+
+def checksum_of_prompts(prompts: Sequence[str]) -> str:
+    """SHA-256 of prompts in their order."""
+    return hashlib.sha256("\0".join(prompts).encode()).hexdigest()
+
+
+def is_evaluated(directory: Path, label: str, subject: Mapping[str, str]) -> bool:
+    """Whether an adapter has been evaluated here: these very weights (adapter_sha256), on these prompts."""
     file = directory / label / EVALUATION_FILE
-    return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("adapter_sha256") == checksum
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return file.is_file() and all(found.get(name) == checksum for name, checksum in subject.items())
 
 
 def write_adapter(
@@ -52,18 +69,21 @@ def write_adapter(
     reward_labels: tuple[str, ...],
     aspect_labels: tuple[str, ...],
     held_out: list[str],
-    checksum: str,
+    subject: Mapping[str, str],
     directory: Path,
 ) -> None:
-    """Write everything about one adapter; evaluation.json comes last, and says that the rest is there."""
+    """Write everything about one adapter; evaluation.json comes last, and says that the rest is there.
+
+    Args:
+        subject: checksums of what was evaluated, as `is_evaluated` asks for them.
+    """
     pairs = pair_table(evaluation, reward_labels, aspect_labels)
     write_parquet(pairs, directory / PAIRS_FILE)
     write_parquet(prompt_table(evaluation, pairs), directory / "per_prompt.parquet")
     for kind, picture in change_pictures(evaluation).items():
         save_png(picture, directory / f"{kind}.png")
     write_text(directory / TEXT_FILE, evaluation_text(evaluation) + "\n")
-    more = {"held_out_rewards": held_out, "adapter_sha256": checksum}
-    write_json(directory / EVALUATION_FILE, evaluation.as_json() | more)
+    write_json(directory / EVALUATION_FILE, evaluation.as_json() | {"held_out_rewards": held_out, **subject})
 
 
 def write_text_of_all(settings: AdapterEvaluationSettings, held_out: list[str], directory: Path) -> Path:

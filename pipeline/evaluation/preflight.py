@@ -1,6 +1,7 @@
 """Everything about an evaluation that can be wrong and can be seen before the first actor starts."""
 
 import logging
+from collections.abc import Sequence
 
 from diffusers import DDIMScheduler
 
@@ -50,11 +51,17 @@ def check_drawn_prompts(settings: AdapterEvaluationSettings, prompts: list[str])
     Raises:
         ValueError: why, and what to change.
     """
-    if len(prompts) * settings.images_per_prompt < 2:
-        raise ValueError(
-            f"{settings.prompts_title} holds one prompt: set images_per_prompt to 2 or more, for an interval"
-        )
-    for reward in settings.rewards:
+    try:
+        check_prompts_to_draw(prompts, settings.images_per_prompt, settings.rewards)
+    except ValueError as error:
+        raise ValueError(f"prompts {settings.prompts_title}: {error}") from None
+
+
+def check_prompts_to_draw(prompts: list[str], images_per_prompt: int, rewards: Sequence[RewardSettings]) -> None:
+    """As `check_drawn_prompts`."""
+    if len(prompts) * images_per_prompt < 2:
+        raise ValueError("there is one prompt: set images_per_prompt to 2 or more, for an interval")
+    for reward in rewards:
         reward_class(reward.name).check_prompts(prompts)
 
 

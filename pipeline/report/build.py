@@ -53,11 +53,12 @@ def _lead(comparison: Comparison) -> str:
     """What was aligned with what, and how far the runs have come."""
     runs = comparison.runs
     models = listed(list(dict.fromkeys(run.settings.model.path for run in runs)))
-    rewards = listed(list(dict.fromkeys(run.settings.reward_title for run in runs)))
+    rewards = list(dict.fromkeys(run.settings.reward_title for run in runs if run.settings.rewards_learnt_from))
+    aligned = f"aligned with the reward {listed(rewards)}" if rewards else "aligned with pairs of images"
     names = listed([method.label for method in comparison.methods])
     finished = sum(run.is_finished for run in runs)
     if len(runs) == 1:
         progress = f"{iterations_done(runs[0])} iterations are done."
     else:
         progress = f"{finished} of {len(runs)} runs have all their iterations."
-    return f"{names}: {models} aligned with the reward {rewards}. {progress}"
+    return f"{names}: {models} {aligned}. {progress}"

@@ -46,7 +46,7 @@ def build_evaluation_report(folder: Path) -> Report:
     ]
     return Report(
         title=f"Evaluation of {names}",
-        lead=f"{settings.model.path} with and without {names}: {settings.prompts} prompts, "
+        lead=f"{settings.model.path} with and without {names}: {settings.prompts_title} prompts, "
         f"{settings.images_per_prompt} images each. {len(evaluations)} of {len(labels)} adapters are through.",
         sections=(
             _rewards_section([row for row in rows if row.kind == "reward"], list(evaluations)),

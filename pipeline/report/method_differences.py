@@ -43,11 +43,22 @@ def method_differences(comparison: Comparison) -> list[MethodDifference]:
     rows = [
         row
         for first, second in combinations(comparison.methods, 2)
-        if first.runs[0].settings.reward_title == second.runs[0].settings.reward_title
+        if _weighted(first) == _weighted(second)
         for row in _rows(first, second)
     ]
     measures = list(dict.fromkeys(row.measure for row in rows))
     return sorted(rows, key=lambda row: measures.index(row.measure))
+
+
+def _weighted(method: Method) -> list[tuple[str, str | None, float]]:
+    """The rewards that its runs name, by what makes them other ones."""
+    return [(reward.name, reward.path, reward.weight) for reward in method.runs[0].settings.rewards]
+
+
+def _names_of_trained(method: Method) -> set[str]:
+    """What an evaluation may call the rewards it learnt from: by name, and path where two share a name."""
+    rewards = method.runs[0].settings.rewards_learnt_from
+    return {name for reward in rewards for name in (reward.name, f"{reward.name} ({reward.path})")}
 
 
 def _rows(first: Method, second: Method) -> Iterator[MethodDifference]:
@@ -63,7 +74,7 @@ def _rows(first: Method, second: Method) -> Iterator[MethodDifference]:
         estimate, together = estimate_of_runs(differences), pd.concat(differences)
         yield MethodDifference(
             measure=measure,
-            trained=measure in {reward.name for reward in first.runs[0].settings.rewards},
+            trained=measure in _names_of_trained(first) | _names_of_trained(second),
             first=first.label,
             second=second.label,
             difference=estimate.mean,

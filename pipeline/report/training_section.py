@@ -24,9 +24,10 @@ def training_section(comparison: Comparison) -> Section:
     looks = looks_of(comparison)
     block = block_size(comparison.runs)
     drawing = [method for method in comparison.methods if method.runs[0].settings.method.draws_images]
+    titles = _reward_titles(drawing)
     by_reward: dict[str, list[Method]] = {}
     for method in drawing:
-        by_reward.setdefault(method.runs[0].settings.reward_title, []).append(method)
+        by_reward.setdefault(titles[method.label], []).append(method)
     paragraphs = [ROLLOUT_REWARD, COSTS_EXPLAINED]
     if len(drawing) < len(comparison.methods):
         others = ", ".join(method.label for method in comparison.methods if method not in drawing)
@@ -43,6 +44,20 @@ def training_section(comparison: Comparison) -> Section:
         ),
         folded=(_table(drawing),) if drawing else (),
     )
+
+
+def _reward_titles(methods: Sequence[Method]) -> dict[str, str]:
+    """What each method is trained on, by its label; with paths where other weights go by the same name."""
+    trained = {method.label: method.runs[0].settings for method in methods}
+    paths: dict[str, set[tuple[str | None, ...]]] = {}
+    for settings in trained.values():
+        paths.setdefault(settings.reward_title, set()).add(tuple(reward.path for reward in settings.rewards))
+    return {
+        label: settings.reward_title
+        if len(paths[settings.reward_title]) == 1
+        else f"{settings.reward_title} ({', '.join(str(reward.path) for reward in settings.rewards)})"
+        for label, settings in trained.items()
+    }
 
 
 def block_size(runs: Sequence[RunHistory]) -> int:
