@@ -18,7 +18,7 @@ from job_runs import ITERATIONS, REPOSITORY, FinishedJob, write_run_config
 from PIL import Image
 from settings import miniature_settings
 
-from jobs.align import main, run
+from jobs.align import main, parse_arguments, run
 from pipeline.config_loading import load_settings
 from pipeline.evaluation.image_statistics import IMAGE_STATISTICS
 from pipeline.prompts import load_train_prompts
@@ -47,6 +47,11 @@ def run_folder(undisturbed_run: tuple[FinishedJob, Path]) -> Path:
 @pytest.fixture
 def metrics(run_folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_settings_may_stand_on_both_sides_of_an_option():
+    options = parse_arguments(["iterations=3", "--config", "run.yaml", "seed=1", "--dry-run", "name=a"])
+    assert (options.overrides, options.dry_run) == (["iterations=3", "seed=1", "name=a"], True)
 
 
 def test_a_run_that_another_process_began_meanwhile_is_not_begun_again(miniature_model, tmp_path):
@@ -154,6 +159,7 @@ def test_the_summary_the_table_and_the_picture_tell_the_same_comparison(run_fold
     summary = json.loads((run_folder / "summary.json").read_text())
     comparison = summary["evaluation"]["clip"]
     assert summary["last_iteration"] == metrics[-1] and summary["trajectories"] == 8 * ITERATIONS
+    assert summary["train_seconds"] == metrics[-1]["seconds_spent"] == sum(line["seconds"] for line in metrics)
     assert comparison["pairs"] == 4
     assert comparison["difference"] == pytest.approx(comparison["aligned_mean"] - comparison["base_mean"])
     assert comparison["low"] <= comparison["difference"] <= comparison["high"] and comparison["difference"] != 0

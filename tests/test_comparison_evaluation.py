@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from comparisons import plan_of
 
-from pipeline.comparison.evaluation import check_evaluation_of_all, evaluation_settings
+from pipeline.comparison.evaluation import check_evaluation_of_all, check_held_out, evaluation_settings
 from pipeline.report.evaluation_file import EVALUATION_FILE
 
 TWO_REWARDS = [
@@ -53,3 +53,15 @@ def test_what_cannot_be_held_against_one_base_model_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         check_evaluation_of_all(plan_of(tmp_path, **sections))
+
+
+def test_held_out_prompts_that_could_not_be_evaluated_are_refused_before_the_first_run(tmp_path: Path) -> None:
+    judged = [{"label": "a", "overrides": ["evaluation.rewards=[{name: scene_judge, path: some/judge}]"]}]
+    plan = plan_of(tmp_path, variants=judged, evaluation={"images_per_prompt": 1})
+    check_held_out(plan, ["a large red circle on a white background", "a small blue star left of a green ring"])
+    with pytest.raises(
+        ValueError, match=r"held-out prompts, which all variants are evaluated on: .*a photograph of a cat"
+    ):
+        check_held_out(plan, ["a large red circle on a white background", "a photograph of a cat"])
+    with pytest.raises(ValueError, match="there is one prompt: set images_per_prompt to 2"):
+        check_held_out(plan, ["a large red circle on a white background"])

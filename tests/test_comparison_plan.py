@@ -7,7 +7,7 @@ import pytest
 import yaml
 from comparisons import make_comparison, plan_of
 
-from pipeline.comparison.loading import check_folders, is_finished, load_comparison, open_folder
+from pipeline.comparison.loading import check_folders, is_finished, load_begun, load_comparison, open_folder
 from pipeline.comparison.overview import overview
 from pipeline.comparison.plan import make_plan
 from pipeline.comparison.settings import ComparisonSettings
@@ -106,6 +106,22 @@ def test_a_run_is_finished_when_its_summary_is_there_and_is_not_begun_anew_with_
     (changed, *_) = plan.runs({"TailorPO": 0.02})
     with pytest.raises(ValueError, match="tailorpo-seed0 was begun with other settings"):
         check_folders([changed])
+
+
+def test_a_folder_that_was_moved_is_resumed_where_it_lies(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    open_folder(plan)
+    run, short = plan.runs({"TailorPO": 0.01})[0], plan.sweep_runs[0]
+    for begun in (run, short):
+        write_text(begun.folder / CONFIG_FILE, dump_settings(begun.settings))
+    plan.folder.rename(tmp_path / "moved")
+    (tmp_path / "base.yaml").unlink()
+    again = make_plan(load_begun(tmp_path / "moved"), tmp_path / "moved")
+    run, short = again.runs({"TailorPO": 0.01})[0], again.sweep_runs[0]
+    assert run.folder.is_relative_to(tmp_path / "moved")
+    check_folders([run, short])
+    with pytest.raises(ValueError, match="was begun with other settings"):
+        check_folders(again.runs({"TailorPO": 0.02}))
 
 
 @pytest.mark.parametrize(

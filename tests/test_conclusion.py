@@ -24,7 +24,7 @@ def test_an_evaluation_that_fails_costs_no_adapter(ray_session, miniature_model:
     store.publish.remote(3, 3, learnt)
     crew: Any = SimpleNamespace(store=store, rollout_fleet=None, reward_fleet=None)
     with pytest.raises(RuntimeError, match="the judge is ill"):
-        alignment._conclude(settings, ["a red circle"], crew, tmp_path, 0.0)
+        alignment._conclude(settings, ["a red circle"], crew, tmp_path)
     assert (tmp_path / "adapter" / "pytorch_lora_weights.safetensors").is_file()
     assert "None was made." in (tmp_path / "adapter" / CARD_FILE).read_text(encoding="utf-8")
     assert not (tmp_path / "summary.json").exists()

@@ -25,6 +25,7 @@ from jobs.evaluate import main
 from jobs.report import main as report
 from pipeline.adapter import export_adapter
 from pipeline.config import RewardSettings
+from pipeline.evaluation.folder import checksum_of_prompts, is_evaluated
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.generation import evaluation_batch, generate_latents
 from pipeline.lora_file import read_lora
@@ -214,6 +215,15 @@ def test_an_evaluation_that_is_through_needs_no_actor(folder):
     evaluations = evaluate_adapters(settings, folder, lines.append)
     assert list(evaluations) == ["style", "kohya", "run"] and lines == []
     assert (folder / "style" / "evaluation.json").stat().st_mtime_ns == before
+
+
+def test_what_was_evaluated_on_other_prompts_is_evaluated_anew(folder):
+    weights = {"adapter_sha256": json.loads((folder / "style" / "evaluation.json").read_text())["adapter_sha256"]}
+    for prompts, through in ((PROMPTS, True), ([*PROMPTS[:-1], "a green cross"], False)):
+        subject = weights | {"prompts_sha256": checksum_of_prompts(prompts)}
+        assert is_evaluated(folder, "style", subject) is through
+    assert not is_evaluated(folder, "style", {"adapter_sha256": "another"})
+    assert not is_evaluated(folder, "nobody", weights)
 
 
 def test_another_evaluation_does_not_go_into_the_same_folder(folder):
