@@ -60,7 +60,7 @@ def export_adapter(policy: Policy, directory: Path, model_card: str, record: Tra
     try:
         StableDiffusionPipeline.save_lora_weights(
             temporary,
-            unet_lora_layers={name: value.detach().cpu() for name, value in weights.items()},
+            unet_lora_layers={name: value.detach().cpu().contiguous() for name, value in weights.items()},
             safe_serialization=True,
             unet_lora_adapter_metadata=policy.unet.peft_config[ADAPTER_NAME].to_dict(),
         )

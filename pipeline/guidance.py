@@ -61,11 +61,14 @@ async def guide_winner(
     timestep = policy.transition.timestep(step)
     _, gradient_at_x0 = await scorer.score_with_gradient(x0_hat.detach(), prompts, timestep)
     (gradient,) = torch.autograd.grad(x0_hat, x_s, gradient_at_x0.to(x0_hat.device))
+    # A backward pass in half precision may overflow; such a sample keeps its winner.
+    finite = gradient.isfinite().flatten(1).all(dim=1)
+    gradient = gradient.where(finite[:, None, None, None], 0.0)
     guided = winner + (2 * strength * delta / reward_scale) * gradient
 
     guided_output = policy.predict(guided, step, prompts)
     guided_scores = await scorer.score(policy.transition.predict_x0(guided_output, guided, step), prompts, timestep)
-    accepted = guided_scores > winner_scores
+    accepted = (guided_scores > winner_scores) & finite.cpu()
     chosen = accepted.to(winner.device)[:, None, None, None]
     distance = (guided - winner).flatten(1).norm(dim=1) / (std * math.sqrt(winner[0].numel()))
     return GuidedWinner(

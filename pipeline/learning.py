@@ -1,5 +1,6 @@
 """Learning from one iteration's records."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,15 @@ class Learner:
             }
         )
 
-    def _minibatches(self, rows: RecordRows, iteration: int, epoch: int) -> list[RecordRows]:
+    def _minibatches(self, rows: RecordRows, iteration: int, epoch: int) -> Iterator[RecordRows]:
         """This worker's part of every minibatch, in the seeded order of the iteration's rows."""
         total, size = self.settings.records_per_iteration, self.settings.learner.minibatch_size
         order = np.random.default_rng((self.settings.seed, iteration, epoch)).permutation(total)
         minibatch_of_row = torch.from_numpy(np.argsort(order) // size)
         assignment = minibatch_of_row[rows["row"]]
-        return [rows.select(torch.nonzero(assignment == index).flatten()) for index in range(total // size)]
+        # One after the other: each is a copy.
+        for index in range(total // size):
+            yield rows.select(torch.nonzero(assignment == index).flatten())
 
     def _accumulate(self, rows: RecordRows) -> Tensor:
         """Add the gradient of the summed loss of `rows` to `.grad`, a micro-batch at a time."""

@@ -28,7 +28,7 @@ class LoraPolicy(Policy):
         self._in_reference = False
 
     def hold(self, lora: LoraFile) -> None:
-        """Load a LoRA in place of the one before, in float32.
+        """Load a LoRA in place of the one before, in the precision of the base model, as diffusers does.
 
         Raises:
             ValueError: it does not fit the model.

@@ -93,7 +93,10 @@ class AdapterOptimiser:
         if self.average is not None:
             tensors |= {f"average.{name}": value for name, value in self.average.items()}
         tensors["steps"] = torch.tensor([self.steps_taken, self.steps_skipped])
-        return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+        # safetensors takes no other memory format; channels_last is one.
+        return {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+        }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Continue exactly where `state` was taken."""

@@ -45,7 +45,8 @@ def check_run(settings: RunSettings) -> int:
     if not (transition.std[list(settings.trained_grid_steps)] > 0).all():
         raise ValueError(
             f"method {settings.method.name!r} trains the last step, to which the scheduler of {settings.model.path!r} "
-            "adds no noise; set set_alpha_to_one to false in its scheduler/scheduler_config.json"
+            "adds no noise; in its scheduler/scheduler_config.json set set_alpha_to_one to false, and, if it is, "
+            "timestep_spacing to trailing or, where that is leading, steps_offset to 1"
         )
     if isinstance(settings.method, PairMethodSettings):
         check_pair_columns(locate_data(settings.method.data))

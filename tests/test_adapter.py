@@ -36,7 +36,8 @@ def test_stock_diffusers_draws_the_same_latents(miniature_model: Path, tmp_path:
 
 def test_other_target_modules_are_exported_too(miniature_model: Path, tmp_path: Path) -> None:
     lora = {"rank": 2, "alpha": 3, "target_modules": ["to_q", "ff.net.0.proj", "proj_in", "conv1"]}
-    policy = make_policy(miniature_settings(miniature_model, lora=lora), adapter_scale=0.3)
+    model = {"channels_last": True}  # of the weights of convolutions too
+    policy = make_policy(miniature_settings(miniature_model, lora=lora, model=model), adapter_scale=0.3)
     export_adapter(policy, tmp_path / "adapter", "card", RECORD)
     ours = generate_latents(policy, evaluation_batch(PROMPTS, 0, 2), SEED)
     stock = stock_latents(miniature_model, tmp_path / "adapter", policy)

@@ -144,6 +144,24 @@ def test_output_and_score_belong_to_the_latents_that_are_kept(policy: Policy, wi
     )
 
 
+class OverflowingScorer(ProjectionScorer):
+    """Gives the second sample a gradient as a backward pass in half precision may."""
+
+    async def score_with_gradient(
+        self, latents: Tensor, prompts: Sequence[str], timestep: int
+    ) -> tuple[Tensor, Tensor]:
+        scores, gradients = await super().score_with_gradient(latents, prompts, timestep)
+        gradients[1, 0, 0, 0] = math.inf
+        return scores, gradients
+
+
+def test_a_gradient_that_overflows_leaves_its_winner_alone(policy: Policy, winner: Tensor) -> None:
+    found = guide(policy, OverflowingScorer(), winner)
+    assert found.accepted.tolist() == [True, False, True, True]
+    assert found.latents.isfinite().all() and found.scores.isfinite().all()
+    assert torch.equal(found.latents[1], winner[1]) and found.move[1] == 0
+
+
 def test_a_move_that_changes_nothing_is_not_accepted(policy: Policy, winner: Tensor) -> None:
     found = guide(policy, ConstantScorer(), winner)
     assert not found.accepted.any()

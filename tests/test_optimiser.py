@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -164,3 +165,11 @@ def test_a_taken_state_does_not_change_with_the_optimiser() -> None:
     kept = {name: value.clone() for name, value in state.items()}
     step(optimiser, gradients(1))
     assert all(torch.equal(value, kept[name]) for name, value in state.items())
+
+
+def test_a_state_can_be_saved_whatever_the_memory_format_of_the_weights() -> None:
+    weight = Parameter(torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last))
+    optimiser = AdapterOptimiser({"conv.lora_A.weight": weight}, LearnerSettings(), 1e-3)
+    weight.grad = torch.ones_like(weight)
+    optimiser.step(torch.tensor([1.0]))
+    assert torch.equal(load(save(optimiser.state()))["adapter.conv.lora_A.weight"], weight.detach())

@@ -18,7 +18,7 @@ class Reward(ABC):
     """A frozen scorer of images against their prompts.
 
     Class attributes describe the kind of reward, so that a configuration can be checked before any weights are
-    loaded, and docs/rewards.md be made from them; ``scale`` belongs to the loaded instance.
+    loaded, and docs/rewards.md be made from them.
 
     Attributes:
         name: the name the configuration and the logs use.
