@@ -181,8 +181,16 @@ def kill_process_of(actor_class: str) -> None:
 def process_of(actor_class: str) -> psutil.Process:
     """An actor's process in this test's own Ray, the raylet of which is a child of this process."""
     processes = psutil.Process().children(recursive=True)
-    found = [process for process in processes if f"ray::{actor_class}" in " ".join(process.cmdline())]
+    found = [process for process in processes if f"ray::{actor_class}" in title_of(process)]
     return max(found, key=lambda process: process.create_time())
+
+
+def title_of(process: psutil.Process) -> str:
+    """Its command line; empty where it has ended since it was listed."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
