@@ -19,7 +19,7 @@ from settings import miniature_values
 
 pytest_plugins = ["model_fixtures"]
 
-ITERATIONS, FEWER_ITERATIONS = 12, 3
+ITERATIONS, FEWER_ITERATIONS = 16, 3
 PATIENCE_S = 150.0
 
 # The models of the demo are 13 MB of what is sent; Ray refuses more than 500.
