@@ -17,11 +17,12 @@ Metrics = dict[str, Any]
 class ProgressReporter:
     """Prints an iteration as soon as its metrics are there."""
 
-    def __init__(self, iterations: int, stream: TextIO = sys.stdout, *, budget_seconds: float | None = None) -> None:
-        """Report on `stream` a run of `iterations`, or of as many as `budget_seconds` allow."""
+    def __init__(self, iterations: int, stream: TextIO | None = None, *, budget_seconds: float | None = None) -> None:
+        """Report on `stream`, or on standard output, a run of `iterations`, or of as many as `budget_seconds` allow."""
         self.iterations = iterations
         self.budget_seconds = budget_seconds
-        self.stream = stream
+        # What standard output is now, not when this module was imported.
+        self.stream = sys.stdout if stream is None else stream
         self._seconds: list[float] = []
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 import time
 from typing import Any
 
@@ -98,3 +99,9 @@ def test_following_ends_with_the_run_that_fails() -> None:
     with pytest.raises(RuntimeError, match="the run broke"), reporter.following(lambda first: [metrics(0)][first:]):
         raise RuntimeError("the run broke")
     assert "iteration 1/5" in stream.getvalue()
+
+
+def test_standard_output_is_that_of_now(monkeypatch):
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdout", stream := io.StringIO())
+        assert ProgressReporter(1).stream is stream
