@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from pipeline.patience import NO_PATIENCE, Patience, StorageError
 from pipeline.run_folder import CHECKPOINTS_FOLDER
@@ -93,8 +93,7 @@ class Mirror:
 
     def _recognise(self) -> None:
         filesystem, root = FileSystem.from_uri(self.location)
-        for entry in filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True)):
-            name = entry.path.removeprefix(f"{root}/")
+        for name, entry in _files_below(filesystem, root):
             if (self.folder / name).is_file() and _state_of(self.folder / name) == (entry.mtime_ns, entry.size):
                 self._pushed[name] = (entry.mtime_ns, entry.size)
 
@@ -168,9 +167,8 @@ def folder_to_read(location: str, is_wanted: Callable[[str], bool]) -> Iterator[
 def _copy(filesystem: FileSystem, root: str, folder: Path, is_wanted: Callable[[str], bool]) -> list[str]:
     """Objects below `root` as files below `folder`, as old as they are; the names of those copied."""
     names = []
-    for entry in filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True)):
-        name = entry.path.removeprefix(f"{root}/")
-        if entry.type != FileType.File or not is_wanted(name):
+    for name, entry in _files_below(filesystem, root):
+        if not is_wanted(name):
             continue
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +177,13 @@ def _copy(filesystem: FileSystem, root: str, folder: Path, is_wanted: Callable[[
         os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
         names.append(name)
     return names
+
+
+def _files_below(filesystem: FileSystem, root: str) -> Iterator[tuple[str, FileInfo]]:
+    """Every object below `root`, by its name there."""
+    for entry in filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True)):
+        if entry.type == FileType.File:
+            yield entry.path.removeprefix(f"{root}/"), entry
 
 
 def _state_of(file: Path) -> tuple[int, int]:
