@@ -127,11 +127,15 @@ SOURCES = {
 
 
 def drain(node_id: str, seconds_left: float) -> int:
-    """Have Ray take no new work to the node; the exit status of Ray's own command."""
+    """Have Ray take no new work to the node, asked again while there is time; the exit status of Ray's own command."""
+    end = time.monotonic() + seconds_left
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--node-id", node_id]
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "notice from the cloud"]
     command += ["--deadline-remaining-seconds", str(int(seconds_left))]
-    return subprocess.run(command, check=False).returncode
+    while (status := subprocess.run(command, check=False).returncode) and time.monotonic() < end:
+        logger.warning("Ray did not take the notice; it is told again")
+        time.sleep(POLL_S)
+    return status
 
 
 if __name__ == "__main__":
