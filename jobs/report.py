@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.quiet import be_quiet, one_readable_message
 from pipeline.report.evaluation_page import is_evaluation_folder
+from pipeline.report.history import has_finished_iteration
 from pipeline.report.writing import write_evaluation_report, write_report
 
 
@@ -27,7 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
         if len(options.runs) == 1 and is_evaluation_folder(options.runs[0]):
             page = write_evaluation_report(options.runs[0], options.output)
         else:
-            page = write_report(options.runs, options.output)
+            young = [run for run in options.runs if not has_finished_iteration(run)]
+            for run in young:
+                print(f"left out: {run} has no finished iteration yet")
+            page = write_report([run for run in options.runs if run not in young] or young, options.output)
         print(f"report in {page}")
 
 

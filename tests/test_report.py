@@ -237,6 +237,14 @@ def test_the_job_says_where_the_report_is(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
+def test_the_job_leaves_out_runs_that_have_nothing_to_report_yet(tmp_path, capsys):
+    begun, young = write_run_folder(tmp_path / "begun", [1.0]), write_run_folder(tmp_path / "young", [], seed=1)
+    main([str(begun), str(young), "--output", str(tmp_path / "report")])
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f"left out: {young} has no finished iteration yet" and last.startswith("report in ")
+    assert set(read_curves(tmp_path / "report")["run"]) == {"begun"}
+
+
 def test_the_job_ends_with_one_readable_message(tmp_path):
     with pytest.raises(SystemExit, match=f"^error: {tmp_path} is no run folder"):
         main([str(tmp_path), "--output", str(tmp_path / "report")])

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from policies import make_policy
 from scorers import ConstantScorer, ProjectionScorer
 from settings import miniature_settings
+from step_aware_checkpoint import published_tensors, write_checkpoint
 from torch import Tensor
 
 from pipeline.config import RunSettings
+from pipeline.decoder import LatentDecoder
 from pipeline.learning import Learner
 from pipeline.methods.spo import SPO
 from pipeline.noise import SampleNoise
 from pipeline.prompts import SampleBatch
 from pipeline.records import latent_column
-from pipeline.scoring import AsyncScorer
+from pipeline.rewards import load_reward
+from pipeline.scoring import AsyncScorer, InProcessScorer, LatentScorer
 
 pytest_plugins = ["model_fixtures"]
 
@@ -62,6 +66,30 @@ def test_best_and_worst_of_the_pool_make_the_pair(run_settings: RunSettings) -> 
             found = torch.from_numpy(latent_column(table, name)[2 + sample])
             torch.testing.assert_close(found, pool[member, sample], rtol=1e-4, atol=1e-5)
     assert table["winner_score"].to_pylist()[2:4] == pytest.approx(scores.max(dim=0).values.tolist(), rel=1e-4)
+
+
+def test_the_step_aware_model_ranks_at_the_time_of_the_pool(
+    run_settings: RunSettings, miniature_model: Path, tmp_path: Path
+) -> None:
+    checkpoint = write_checkpoint(tmp_path, published_tensors())
+    reward = load_reward("spo_step_aware", str(checkpoint), torch.device("cpu"), torch.float32)
+    decoder = LatentDecoder.load(str(miniature_model), torch.device("cpu"), torch.float32, 4)
+    table = roll_out(run_settings, InProcessScorer(LatentScorer(decoder, reward)))
+    policy, prompts = make_policy(run_settings, 0.2), list(BATCH.prompts)
+    for step, time in ((1, policy.transition.timestep(2)), (2, policy.transition.timestep(3)), (3, 0)):
+        of_step = table.filter(pc.equal(table["step"], step))
+        for name in ("winner", "loser"):
+            x_s = torch.from_numpy(latent_column(of_step, name))
+            clean = (
+                x_s
+                if time == 0
+                else policy.transition.predict_x0(policy.predict(x_s, step + 1, prompts), x_s, step + 1)
+            )
+            with torch.no_grad():
+                expected = reward.score_at(decoder.decode(clean), prompts, torch.full((2,), time))
+            found = torch.tensor(of_step[f"{name}_score"].to_pylist())
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+            assert time == 0 or (found - reward.score(decoder.decode(clean), prompts)).abs().max() > 0.1
 
 
 def test_who_continues_does_not_depend_on_the_ranking(run_settings: RunSettings) -> None:

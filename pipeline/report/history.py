@@ -93,6 +93,15 @@ def read_run(folder: Path) -> RunHistory:
     )
 
 
+def has_finished_iteration(folder: Path) -> bool:
+    """Whether there is something to report of a run folder.
+
+    Raises:
+        ValueError: no run folder, or a malformed file; the message names it.
+    """
+    return bool(read_metrics(folder, read_settings(folder)))
+
+
 def read_settings(folder: Path) -> RunSettings:
     """The settings of a run folder.
 
