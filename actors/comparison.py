@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from actors.cluster import beside_the_driver
 from actors.failure import RunFailedError, note_failure, root_cause
-from pipeline.comparison.loading import is_finished
+from pipeline.comparison.loading import divergence, is_over, note_divergence
 from pipeline.comparison.plan import PlannedRun
 from pipeline.config import RunSettings
 from pipeline.progress import Metrics, progress_line
@@ -28,9 +28,9 @@ MakeRun = Callable[[RunSettings, Path], None]
 
 
 def carry_out(runs: Sequence[PlannedRun], make_run: MakeRun, at_once: int, say: Say) -> dict[Path, str]:
-    """Carry out the runs that are not finished, in their order; an interrupted one goes on from its checkpoint.
+    """Carry out the runs that are not over, in their order; an interrupted one goes on from its checkpoint.
 
-    A run that fails does not stop the others.
+    A run that fails does not stop the others. One that diverges has not failed: it would do so again.
 
     Args:
         make_run: makes one of them in a process of the cluster, such as `partial(align_in_folder, circumstances)`.
@@ -40,7 +40,7 @@ def carry_out(runs: Sequence[PlannedRun], make_run: MakeRun, at_once: int, say: 
     Returns:
         The folders of the runs that failed, each with the reason.
     """
-    waiting = [run for run in runs if not is_finished(run)]
+    waiting = [run for run in runs if not is_over(run)]
     task: Any = ray.remote(_attempt).options(**beside_the_driver(), max_retries=0)
     running: dict[ray.ObjectRef[Any], _Followed] = {}
     failed: dict[Path, str] = {}
@@ -56,10 +56,14 @@ def carry_out(runs: Sequence[PlannedRun], make_run: MakeRun, at_once: int, say: 
         for reference in ready:
             followed = running.pop(reference)
             followed.tell()
-            reason = _outcome(reference)
-            followed.say(f"failed: {reason}" if reason else "finished")
-            if reason:
+            reason, diverged = _outcome(reference), divergence(followed.run)
+            if diverged is not None:
+                followed.say(f"diverged: {diverged}")
+            elif reason:
+                followed.say(f"failed: {reason}")
                 failed[followed.run.folder] = reason
+            else:
+                followed.say("finished")
     return failed
 
 
@@ -118,7 +122,10 @@ def _attempt(make_run: MakeRun, settings: RunSettings, folder: Path) -> str:
     try:
         make_run(settings, folder)
     except RunFailedError as error:
-        return f"{error}; details: {note_failure(error, folder)}"
+        details = note_failure(error, folder)
+        if error.diverged:
+            note_divergence(folder, str(error))
+        return f"{error}; details: {details}"
     return ""
 
 

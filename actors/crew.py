@@ -1,6 +1,7 @@
 """The actors of a run, started in the order they need each other: weight store, journal, reward and rollout fleet."""
 
 import logging
+import math
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,7 @@ def start_pool(
         max_workers=pool.max_workers,
         calls_per_worker=calls_per_worker,
         call_timeout_s=pool.timeout_seconds,
+        idle_timeout_s=math.inf if pool.idle_seconds is None else pool.idle_seconds,
         run=run,
         journal=journal,
     )

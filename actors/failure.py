@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
-from pipeline.failure_report import FailureNote, failure_report, note_of
+from pipeline.failure_report import DIVERGENCE, FailureNote, failure_report, note_of
 from pipeline.run_folder import ERROR_FILE, write_text
 from pipeline.secrets import redact
 
@@ -21,11 +21,18 @@ PATIENCE_S = 10.0
 class RunFailedError(RuntimeError):
     """A run ended early. The message is the reason; the error it was raised from holds every detail."""
 
-    def __init__(self, reason: str, report: str = "", stack: str = "") -> None:
-        """`report` is the reason, and below it where, how often and what to do; `stack` that of a remote failure."""
-        super().__init__(reason, report, stack)
+    def __init__(self, reason: str, report: str = "", stack: str = "", diverged: bool = False) -> None:
+        """Take what is known.
+
+        Args:
+            report: the reason, and below it where, how often and what to do.
+            stack: that of a remote failure.
+            diverged: whether the run's numbers were no longer finite, as those of another attempt would be.
+        """
+        super().__init__(reason, report, stack, diverged)
         self.report = report or reason
         self.stack = stack
+        self.diverged = diverged
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -48,9 +55,11 @@ def explain_failure(error: BaseException, journal: Any, fleets: Sequence[Any] = 
     if isinstance(error, TrainingFailedError | LastingFailureError):
         (noted,) = _answers([journal.noted_failures.remote()]) or [[]]
     stats = [asdict(answer) for answer in _answers([fleet.stats.remote() for fleet in fleets])]
-    report = failure_report(noted or [note_of(root_cause(error))], stats)
+    notes = noted or [note_of(root_cause(error))]
+    report = failure_report(notes, stats)
     stack = noted[0].stack if noted else ""
-    return RunFailedError(*map(redact, (report.what, report.text(), stack)))
+    diverged = not DIVERGENCE.isdisjoint(notes[0].kinds)
+    return RunFailedError(redact(report.what), redact(report.text()), redact(stack), diverged)
 
 
 def failure_of(error: Exception) -> RunFailedError:

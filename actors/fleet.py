@@ -2,7 +2,8 @@
 
 The minimum of workers is asked for at once, the rest by `grow`, when every role of the run has its place: on a cluster
 of fixed size they would else take the learner's. Actors that wait for room are what makes an autoscaler add nodes.
-Work starts with the first worker that is ready, late ones join, lost ones are replaced, and no number is waited for.
+Those for which there is nothing to do for long are given back, and asked for again when calls wait. Work starts with
+the first worker that is ready, late ones join, lost ones are replaced, and no number is waited for.
 """
 
 import asyncio
@@ -10,11 +11,9 @@ import itertools
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
-from uuid import uuid4
+from dataclasses import asdict
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -23,6 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from actors.cluster import beside_the_driver
 from actors.draining import draining_nodes, node_of
 from actors.fleet_state import FleetError, FleetStats, Lease
+from actors.lease_table import LeaseTable, Worker
 from actors.liveness import DEATHS, dead_actors
 from actors.logs import log_in_actor
 from actors.metrics import METRICS_INTERVAL_S, FleetMetrics
@@ -40,22 +40,6 @@ DRAIN_POLL_S = 2.0
 
 # An actor that dies while it holds a lease keeps others waiting for so long.
 HOLDER_POLL_S = 2.0
-
-
-@dataclass
-class _Worker:
-    worker_id: str
-    actor: Any
-    node_id: str = ""
-    ready: bool = False
-    leaving: bool = False  # its node will be taken back: it serves the leases that it has and is given no more
-    lease_expiry: dict[str, float] = field(default_factory=dict)  # lease id -> time.monotonic()
-
-
-class _Request(NamedTuple):
-    lease: "asyncio.Future[Lease]"
-    holder: str
-    lease_id: str
 
 
 class Fleet:
@@ -76,6 +60,7 @@ class Fleet:
         calls_per_worker: int,
         lease_ttl_s: float,
         call_timeout_s: float,
+        idle_timeout_s: float,
         health_interval_s: float,
         max_start_failures: int,
         run: str,
@@ -88,45 +73,41 @@ class Fleet:
         self._actor_options = actor_options
         self._min_workers = min_workers
         self._max_workers = max_workers
-        self._calls_per_worker = calls_per_worker
         self._lease_ttl_s = lease_ttl_s
-        self._call_timeout_s = call_timeout_s
+        self._idle_timeout_s = idle_timeout_s
         self._health_interval_s = health_interval_s
         self._max_start_failures = max_start_failures
 
-        self._workers: dict[str, _Worker] = {}
-        self._worker_of_lease: dict[str, _Worker] = {}
-        self._holder_of_lease: dict[str, str] = {}
-        self._waiting: deque[_Request] = deque()
+        self._workers: dict[str, Worker] = {}
+        self._leases = LeaseTable(calls_per_worker, lease_ttl_s, call_timeout_s)
         self._worker_numbers = itertools.count()
         self._background: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._failure: str | None = None
         self._asked_for = 0
+        self._has_grown = False
 
         self._failures_in_a_row = 0
         self._crashes_in_a_row = 0
-        self._calls = self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
-        self._hung = self._garbled = self._drained = 0
+        self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
+        self._hung = self._garbled = self._drained = self._given_back = 0
         self._last_error = ""
         self._metrics = FleetMetrics(run, name)
 
     async def start(self) -> None:
         """Ask for the minimum of workers; called once, by `start_fleet`."""
-        for _ in range(self._min_workers):
-            self._start_worker()
-        self._asked_for = self._min_workers
+        self._ask_for(self._min_workers)
         self._in_background(self._expire_leases())
         self._in_background(self._end_leases_of_the_dead())
         self._in_background(self._show_metrics())
         self._in_background(self._leave_draining_nodes())
+        self._in_background(self._give_back_idle_workers())
 
     async def grow(self) -> None:
         """Ask for all workers up to the maximum; of no effect on a fleet that has grown, or has ended."""
-        if self._failure is None:
-            for _ in range(self._max_workers - self._asked_for):
-                self._start_worker()
-            self._asked_for = self._max_workers
+        if self._failure is None and not self._has_grown:
+            self._has_grown = True
+            self._ask_for(self._max_workers)
 
     # Leases
 
@@ -142,20 +123,19 @@ class Fleet:
             FleetError: the workers cannot start, or the fleet was shut down.
         """
         self._raise_if_failed()
-        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(waiter, holder, lease_id or uuid4().hex))
+        waiter = self._leases.ask(holder, lease_id)
         self._grant()
+        if self._has_grown:  # those that were given back when there was nothing to do
+            self._ask_for(self._asked_for + self._leases.waiting - self._num_pending())
         return await waiter
 
     async def renew(self, lease_id: str) -> None:
         """Say that the holder of the lease lives; of no effect on a lease that ended."""
-        worker = self._worker_of_lease.get(lease_id)
-        if worker is not None:
-            worker.lease_expiry[lease_id] = max(worker.lease_expiry[lease_id], time.monotonic() + self._lease_ttl_s)
+        self._leases.renew(lease_id)
 
     async def release(self, lease_id: str) -> None:
         """Give the slot back; of no effect on a lease that ended, for the worker may have died meanwhile."""
-        self._end_lease(lease_id)
+        self._leases.end(lease_id)
         self._grant()
 
     async def report_dead(self, worker_id: str, error: str = "") -> None:
@@ -208,16 +188,17 @@ class Fleet:
         return FleetStats(
             name=self.name,
             ready=ready,
-            pending=sum(not worker.ready for worker in self._workers.values()),
+            pending=self._num_pending(),
             busy=sum(worker.ready and bool(worker.lease_expiry) for worker in self._workers.values()),
-            leases=len(self._worker_of_lease),
-            waiting=sum(not request.lease.done() for request in self._waiting),
-            calls=self._calls,
+            leases=len(self._leases),
+            waiting=self._leases.waiting,
+            calls=self._leases.granted,
             restarts=self._restarts,
             lost=self._lost,
             hung=self._hung,
             garbled=self._garbled,
             drained=self._drained,
+            given_back=self._given_back,
             failed_starts=self._failed_starts,
             expired_leases=self._expired_leases,
             last_error=self._last_error,
@@ -231,17 +212,23 @@ class Fleet:
 
     # Workers
 
+    def _ask_for(self, count: int) -> None:
+        """Start workers until there are `count`, the maximum at most."""
+        for _ in range(min(count, self._max_workers) - self._asked_for):
+            self._start_worker()
+            self._asked_for += 1
+
     def _start_worker(self) -> None:
         worker_id = f"{self.name}-{next(self._worker_numbers)}"
         # The fleet replaces lost workers itself, for Ray would restart them silently with their initial state.
         actor = self._actor_class.options(**self._actor_options, max_restarts=0, max_task_retries=0).remote(
             *self._actor_args
         )
-        worker = _Worker(worker_id, actor)
+        worker = Worker(worker_id, actor)
         self._workers[worker_id] = worker
         self._in_background(self._watch(worker))
 
-    async def _watch(self, worker: _Worker) -> None:
+    async def _watch(self, worker: Worker) -> None:
         """Take the worker in once it is ready, then ask it again and again until it is lost."""
         try:
             await worker.actor.ready.remote()
@@ -252,7 +239,7 @@ class Fleet:
             return
         if worker.worker_id not in self._workers:
             return
-        worker.ready = True
+        worker.ready, worker.idle_since = True, time.monotonic()
         self._say(logging.INFO, worker, f"ready, as Ray's actor {worker.actor._actor_id.hex()}")
         self._failures_in_a_row = self._crashes_in_a_row = 0
         self._grant()
@@ -264,7 +251,7 @@ class Fleet:
             except RayError as error:
                 await self.report_dead(worker.worker_id, str(error))
 
-    async def _start_failed(self, worker: _Worker, error: RayError) -> None:
+    async def _start_failed(self, worker: Worker, error: RayError) -> None:
         """Start another worker, unless starting fails again and again.
 
         A constructor that raises will mostly raise again, so few failures end the fleet. A process killed while it
@@ -293,7 +280,7 @@ class Fleet:
         await asyncio.sleep(pause_s)
         self._replace()
 
-    def _lose(self, worker: _Worker, error: str) -> None:
+    def _lose(self, worker: Worker, error: str) -> None:
         self._say(logging.WARNING, worker, f"lost: {error}")
         self._lost += 1
         self._last_error = error
@@ -314,77 +301,61 @@ class Fleet:
             for worker in [w for w in self._workers.values() if w.leaving and not w.lease_expiry]:
                 self._remove(worker)
 
+    async def _give_back_idle_workers(self) -> None:
+        """End workers above the minimum that had no work for long, so that an autoscaler can end their nodes."""
+        while self._failure is None and self._idle_timeout_s < math.inf:
+            await asyncio.sleep(self._idle_timeout_s / 4)
+            idle_before = time.monotonic() - self._idle_timeout_s
+            if self._leases.waiting or self._leases.last_wait > idle_before:
+                continue
+            idle = [w for w in self._workers.values() if not w.lease_expiry and w.idle_since < idle_before]
+            surplus = max(0, self._asked_for - self._min_workers)
+            for worker in sorted(idle, key=lambda w: w.ready)[:surplus]:
+                self._say(logging.INFO, worker, "given back: there has been no work for it")
+                self._asked_for -= 1
+                self._given_back += 1
+                self._remove(worker)
+
     def _replace(self) -> None:
         if self._failure is None:
             self._restarts += 1
             self._start_worker()
 
-    def _remove(self, worker: _Worker) -> None:
+    def _remove(self, worker: Worker) -> None:
         del self._workers[worker.worker_id]
         for lease_id in list(worker.lease_expiry):
-            self._end_lease(lease_id)
+            self._leases.end(lease_id)
         # A worker that only seems dead (a broken connection) would keep its GPU.
         ray.kill(worker.actor)
 
     async def _fail(self, reason: str) -> None:
         """Refuse every waiting and later lease; the first reason stays."""
         self._failure = self._failure or f"fleet {self.name} {reason}"
-        while self._waiting:
-            lease = self._waiting.popleft().lease
-            if not lease.done():
-                lease.set_exception(FleetError(self._failure))
+        self._leases.refuse(FleetError(self._failure))
         await self._notify()
 
     # Bookkeeping
 
     def _grant(self) -> None:
-        """Hand free slots to those who wait."""
-        while self._waiting:
-            serving = [worker for worker in self._workers.values() if worker.ready and not worker.leaving]
-            free = [worker for worker in serving if len(worker.lease_expiry) < self._calls_per_worker]
-            if not free:
-                return
-            request = self._waiting.popleft()
-            if request.lease.done():  # its caller was cancelled
-                continue
-            worker = min(free, key=lambda w: len(w.lease_expiry))
-            # Whether an actor lives is known, and one that computes renews nothing.
-            renew_within_s = math.inf if request.holder else self._lease_ttl_s
-            worker.lease_expiry[request.lease_id] = time.monotonic() + renew_within_s
-            self._worker_of_lease[request.lease_id] = worker
-            self._holder_of_lease[request.lease_id] = request.holder
-            self._calls += 1
-            request.lease.set_result(
-                Lease(request.lease_id, worker.worker_id, worker.actor, renew_within_s, self._call_timeout_s)
-            )
-
-    def _end_lease(self, lease_id: str) -> None:
-        worker = self._worker_of_lease.pop(lease_id, None)
-        if worker is not None:
-            del worker.lease_expiry[lease_id]
-            del self._holder_of_lease[lease_id]
+        self._leases.grant(self._workers.values())
 
     async def _expire_leases(self) -> None:
         """Take back the leases of tasks and drivers that died: those that were not renewed in time."""
         while self._failure is None:
             await asyncio.sleep(self._lease_ttl_s / 4)
-            now = time.monotonic()
-            for worker in self._workers.values():
-                expired = [lease_id for lease_id, expiry in worker.lease_expiry.items() if expiry < now]
-                self._take_back(expired, "a lease was not renewed: its caller is gone")
+            self._take_back(self._leases.expired(), "a lease was not renewed: its caller is gone")
 
     async def _end_leases_of_the_dead(self) -> None:
         """Take back the leases of actors that died."""
         while self._failure is None:
             await asyncio.sleep(HOLDER_POLL_S)
-            dead = await dead_actors({holder for holder in self._holder_of_lease.values() if holder})
-            leases = [lease_id for lease_id, holder in self._holder_of_lease.items() if holder in dead]
-            self._take_back(leases, "the caller that held a lease died")
+            dead = await dead_actors(self._leases.holders())
+            self._take_back(self._leases.held_by(dead), "the caller that held a lease died")
 
     def _take_back(self, lease_ids: Sequence[str], reason: str) -> None:
         for lease_id in lease_ids:
-            self._say(logging.WARNING, self._worker_of_lease[lease_id], reason)
-            self._end_lease(lease_id)
+            self._say(logging.WARNING, self._leases.worker_of(lease_id), reason)
+            self._leases.end(lease_id)
         self._expired_leases += len(lease_ids)
         self._grant()
 
@@ -393,11 +364,14 @@ class Fleet:
             self._metrics.show(asdict(await self.stats()))
             await asyncio.sleep(METRICS_INTERVAL_S)
 
-    def _say(self, level: int, worker: _Worker, text: str) -> None:
+    def _say(self, level: int, worker: Worker, text: str) -> None:
         logger.log(level, "%s", text, extra={"worker": worker.worker_id})
 
     def _num_ready(self) -> int:
-        return sum(worker.ready and not worker.leaving for worker in self._workers.values())
+        return sum(worker.serving for worker in self._workers.values())
+
+    def _num_pending(self) -> int:
+        return sum(not worker.ready for worker in self._workers.values())
 
     def _raise_if_failed(self) -> None:
         if self._failure is not None:
@@ -430,6 +404,7 @@ def start_fleet(
     calls_per_worker: int = 1,
     lease_ttl_s: float = 30.0,
     call_timeout_s: float = math.inf,
+    idle_timeout_s: float = math.inf,
     health_interval_s: float = 10.0,
     max_start_failures: int = 3,
     run: str = "",
@@ -448,6 +423,8 @@ def start_fleet(
             asynchronous, or has a max_concurrency above it.
         lease_ttl_s: a lease that a task or a driver does not renew for so long is taken back, seconds.
         call_timeout_s: a worker that takes longer over one call is taken for hung, seconds.
+        idle_timeout_s: a worker above the minimum that had no work for so long is given back, until work waits again,
+            seconds.
         health_interval_s: time between two calls of `ready()` on a ready worker, seconds.
         max_start_failures: constructors that raise in a row before the fleet gives up; it takes `max_workers` times as
             many processes killed while starting.
@@ -477,6 +454,7 @@ def start_fleet(
         calls_per_worker=calls_per_worker,
         lease_ttl_s=lease_ttl_s,
         call_timeout_s=call_timeout_s,
+        idle_timeout_s=idle_timeout_s,
         health_interval_s=health_interval_s,
         max_start_failures=max_start_failures,
         run=run,

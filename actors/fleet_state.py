@@ -41,6 +41,7 @@ class FleetStats:
         hung: those of them that did not answer in time.
         garbled: calls whose result nobody could use.
         drained: workers replaced because their node was about to be taken back.
+        given_back: workers ended because there was no work for them.
         failed_starts: workers that died before they were ready.
         expired_leases: leases taken back because their holders died, or did not renew them.
         last_error: text of the newest loss or failed start, empty without one.
@@ -58,6 +59,7 @@ class FleetStats:
     hung: int
     garbled: int
     drained: int
+    given_back: int
     failed_starts: int
     expired_leases: int
     last_error: str

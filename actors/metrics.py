@@ -32,6 +32,7 @@ FLEET_COUNTERS = {
     "hung": "Those of them that gave no answer in time.",
     "garbled": "Calls whose answer nobody could use.",
     "drained": "Workers replaced because their node was about to be taken back.",
+    "given_back": "Workers ended because there was no work for them.",
     "failed_starts": "Workers that died before they were ready.",
     "expired_leases": "Calls taken back because their caller died.",
 }

@@ -115,6 +115,9 @@ class PoolSettings(Settings):
     """GPUs reserved by each actor; a fraction shares one."""
     threads: PositiveInt = 1
     """Threads of torch in each actor; results on the CPU are equal to the last bit only for equal thread counts."""
+    idle_seconds: PositiveFloat | None = 900.0
+    """An actor above the minimum that has had nothing to do for so long is given back, and with it the node that an
+    autoscaler added for it; it is asked for again when calls wait. null keeps all until the run ends."""
     timeout_seconds: PositiveFloat = 3600.0
     """An actor that takes longer over one call, such as a batch, is taken for hung: it is killed and replaced, and the
     call made again."""

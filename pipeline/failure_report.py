@@ -39,6 +39,9 @@ ADVICE = {
 }
 """By the name of the exception's class, or of one that it derives from."""
 
+DIVERGENCE = {"NonFiniteGradientError", "NonFiniteScoreError"}
+"""Exceptions, by name, with which a run ends whose learning rate was too high for it; another attempt ends alike."""
+
 OTHER_ADVICE = "look at the details; what a machine or a network did needs nothing but a new attempt"
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.decoder import LatentDecoder
-from pipeline.rewards.base import Reward
+from pipeline.rewards.base import NonFiniteScoreError, Reward
 from pipeline.rewards.base import RewardError as RewardError
 
 
@@ -122,7 +122,8 @@ def check_scores(scores: Tensor, prompts: Sequence[str], reward_name: str) -> Te
     """Return ``scores`` as (B,) float32 on the CPU, detached, if they are one finite number for each of ``prompts``.
 
     Raises:
-        RewardError: another shape, NaN or infinity; the message names the reward and the first offending prompt.
+        RewardError: another shape; the message names the reward and the prompt.
+        NonFiniteScoreError: NaN or infinity.
     """
     if tuple(scores.shape) != (len(prompts),):
         raise RewardError(
@@ -133,7 +134,9 @@ def check_scores(scores: Tensor, prompts: Sequence[str], reward_name: str) -> Te
     finite = torch.isfinite(checked)
     if not finite.all():
         index = int((~finite).nonzero()[0])
-        raise RewardError(f"reward {reward_name!r} returned {checked[index].item()} for the prompt {prompts[index]!r}")
+        raise NonFiniteScoreError(
+            f"reward {reward_name!r} returned {checked[index].item()} for the prompt {prompts[index]!r}"
+        )
     return checked
 
 
@@ -141,10 +144,12 @@ def check_gradients(gradients: Tensor, prompts: Sequence[str], reward_name: str)
     """Return ``gradients`` (B, C, h, w) on the CPU, if they are finite.
 
     Raises:
-        RewardError: NaN or infinity; the message names the reward and the first offending prompt.
+        NonFiniteScoreError: NaN or infinity; the message names the reward and the first offending prompt.
     """
     finite = torch.isfinite(gradients).flatten(start_dim=1).all(dim=1)
     if not finite.all():
         offender = prompts[int((~finite).nonzero()[0])]
-        raise RewardError(f"reward {reward_name!r} has a gradient that is not finite for the prompt {offender!r}")
+        raise NonFiniteScoreError(
+            f"reward {reward_name!r} has a gradient that is not finite for the prompt {offender!r}"
+        )
     return gradients.cpu()

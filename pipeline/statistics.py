@@ -78,6 +78,11 @@ def compare_paired(
     )
 
 
+def resampling_groups(groups: NDArray[np.integer]) -> NDArray[np.integer]:
+    """What a bootstrap resamples: prompts; the images of a single prompt, about which alone its interval speaks."""
+    return groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
+
+
 def mean_interval(
     values: NDArray[np.floating], groups: Sequence[int] | NDArray[np.integer], seed: int, n_resamples: int = 9999
 ) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from actors.journal import start_journal
 from actors.weights import WeightTicket, start_weight_store
 from pipeline.prompts import SampleBatch, load_train_prompts
 
-MOST_NODES, BATCHES, BATCH_SIZE, BATCH_SECONDS = 3, 16, 4, 1.0
+MOST_NODES, BATCHES, BATCH_SIZE, BATCH_SECONDS, IDLE_SECONDS = 3, 16, 4, 1.0, 12.0
 PATIENCE_S = 90
 
 
@@ -65,7 +65,9 @@ def start_run(directory: Path) -> Run:
     settings = miniature_settings(directory, rollout=rollout)
     store, journal = start_weight_store(), start_journal(directory, settings)
     options = {"num_cpus": 0, "resources": {"rollout": 1}}
-    fleet = start_fleet("rollout", SlowRollouts, actor_options=options, max_workers=MOST_NODES)
+    fleet = start_fleet(
+        "rollout", SlowRollouts, actor_options=options, max_workers=MOST_NODES, idle_timeout_s=IDLE_SECONDS
+    )
     source = PromptBatches(settings, load_train_prompts("demo"))
     return Run(fleet, store, rollout_dataset(settings, source, fleet, store, journal))
 
@@ -92,7 +94,8 @@ def kill_node(node_id: str) -> None:
 
 
 def roll_out(directory: Path) -> dict[str, Any]:
-    """Two iterations: the cluster grows from nothing in the first, and loses all nodes but one in the second."""
+    """The cluster grows from nothing in the first iteration, loses all nodes but one in the second, and grows again in
+    the third, before which idle nodes are given back."""
     facts: dict[str, Any] = {"nodes_before": len(rollout_nodes())}
     run = start_run(directory)
     with ThreadPoolExecutor(1) as threads:
@@ -110,8 +113,13 @@ def roll_out(directory: Path) -> dict[str, Any]:
         for node in rollout_nodes()[1:]:
             kill_node(node)
         facts["second_samples"] = sorted(second.result(PATIENCE_S)["sample"].to_pylist())
-        wait_until(lambda: run.stats().ready == MOST_NODES)
         facts["lost"] = run.stats().lost
+
+        wait_until(lambda: len(rollout_nodes()) == 1)
+        facts["ready_when_idle"] = run.stats().ready
+        third = threads.submit(run.iteration, 2)
+        wait_until(lambda: run.stats().ready == MOST_NODES)
+        facts["third_samples"] = sorted(third.result(PATIENCE_S)["sample"].to_pylist())
     ray.get(run.fleet.shutdown.remote())
     wait_until(lambda: rollout_nodes() == [])
     facts["nodes_after"] = len(rollout_nodes())

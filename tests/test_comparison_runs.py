@@ -14,7 +14,7 @@ from actors.cluster import ClusterInfo
 from actors.comparison import carry_out
 from actors.failure import RunFailedError
 from actors.room import runs_with_room
-from pipeline.comparison.loading import is_finished
+from pipeline.comparison.loading import divergence, is_finished
 from pipeline.comparison.plan import PlannedRun
 from pipeline.config import RunSettings
 from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
@@ -28,7 +28,7 @@ def runs(tmp_path: Path) -> list[PlannedRun]:
     return plan_of(tmp_path).runs({"TailorPO": 0.01, "TailorPO, β 1": 0.01})
 
 
-def stand_in(meeting: Path, failing: str, settings: RunSettings, folder: Path) -> None:
+def stand_in(meeting: Path, failing: str, diverging: str, settings: RunSettings, folder: Path) -> None:
     """A run without networks; it ends when two of them have begun, and leaves what a run leaves."""
     write_text(meeting / settings.name, str(os.getpid()))
     deadline = time.monotonic() + PATIENCE_S
@@ -37,6 +37,8 @@ def stand_in(meeting: Path, failing: str, settings: RunSettings, folder: Path) -
         time.sleep(0.05)
     if settings.name == failing:
         raise RunFailedError("the reward is down")
+    if settings.name == diverging:
+        raise RunFailedError("NonFiniteScoreError: nan", diverged=True)
     line = {"iteration": 0, "reward": 1.0, "loss": 0.5, "pairs": 4, "seconds": 2.0, "seconds_spent": 2.0}
     write_text(folder / "metrics.jsonl", json.dumps(line) + "\n")
     write_json(folder / SUMMARY_FILE, {})
@@ -48,13 +50,16 @@ def test_runs_go_on_together_and_one_that_fails_stops_no_other(
 ) -> None:
     said: list[str] = []
     write_json(runs[0].folder / SUMMARY_FILE, {})
-    failing = runs[1]
-    failed = carry_out(runs, partial(stand_in, tmp_path / "meeting", failing.settings.name), 2, said.append)
+    failing, diverging = runs[1], runs[3]
+    make_run = partial(stand_in, tmp_path / "meeting", failing.settings.name, diverging.settings.name)
+    failed = carry_out(runs, make_run, 2, said.append)
 
     assert list(failed) == [failing.folder]
     assert failed[failing.folder].startswith("the reward is down; details: ")
     assert "RunFailedError" in (failing.folder / "error.log").read_text()
-    assert [is_finished(run) for run in runs] == [True, False, True, True]
+    assert [is_finished(run) for run in runs] == [True, False, True, False]
+    assert [divergence(run) for run in runs] == [None, None, None, "NonFiniteScoreError: nan"]
+    assert f"4/4 {diverging.settings.name}: diverged: NonFiniteScoreError: nan" in said
     begun = {file.name: file.read_text() for file in (tmp_path / "meeting").iterdir()}
     assert begun.keys() == {run.settings.name for run in runs[1:]}, "a finished run was made again"
     assert begun[runs[1].settings.name] != begun[runs[2].settings.name], "they shared a process"
@@ -63,9 +68,11 @@ def test_runs_go_on_together_and_one_that_fails_stops_no_other(
         f"{number}/4 {run.settings.name}: started" for number, run in enumerate(runs[1:], start=2)
     ]
     assert f"2/4 {failing.settings.name}: failed: {failed[failing.folder]}" in said
-    for run in runs[2:]:
-        (iteration,) = (line for line in said if f"{run.settings.name}: iteration" in line)
-        assert "iteration 1/3  reward 1.0000" in iteration
+    (iteration,) = (line for line in said if f"{runs[2].settings.name}: iteration" in line)
+    assert "iteration 1/3  reward 1.0000" in iteration
+    assert list(carry_out(runs, make_run, 2, said.append)) == [failing.folder], (
+        "the one that diverged is not tried again"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ import pytest
 from comparisons import plan_of
 from run_folders import reward_row
 
+from pipeline.comparison.loading import note_divergence
 from pipeline.comparison.overview import plan_section
 from pipeline.comparison.plan import Plan
 from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, sweep_prompts, write_sweep_prompts
 from pipeline.demo.grammar import held_out_prompts, train_prompts
 from pipeline.prompt_sets import PromptSets
 from pipeline.prompts import ANIMALS
+from pipeline.report.evaluation_file import EVALUATION_FILE
 from pipeline.run_folder import SUMMARY_FILE, write_json
 
 DEMO = PromptSets(train_prompts(), held_out_prompts())
@@ -56,6 +58,30 @@ def test_of_equals_the_smaller_learning_rate_is_chosen(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, variants=[{"label": "a"}])
     finish_sweep(plan, {"a": {0.01: 0.2, 0.001: 0.2}})
     assert chosen_learning_rates(plan, read_sweep(plan)) == {"a": 0.001}
+
+
+def test_a_rate_that_diverged_loses_to_every_other(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish_sweep(plan, {"TailorPO": {0.001: -0.3}, "TailorPO, β 1": {}})
+    for run in (plan.cells[0].sweep[0.01], *plan.cells[1].sweep.values()):
+        note_divergence(run.folder, "NonFiniteGradientError: 5 gradients in a row")
+    results = read_sweep(plan)
+    chosen = chosen_learning_rates(plan, results)
+    assert chosen == {"TailorPO": 0.001}
+    note_divergence(plan.runs(chosen)[0].folder, "NonFiniteScoreError: nan")
+    section = plan_section(plan, chosen, results)
+    assert section.points == (
+        "TailorPO, β 1 has no runs: with every learning rate of the sweep it diverged.",
+        "TailorPO, seed 0, diverged and is left out: NonFiniteScoreError: nan",
+        "TailorPO, seed 1, is not finished and is left out.",
+    )
+    assert [row[5] for row in section.folded[0].rows] == ["-0.3000", "diverged", "diverged", "diverged"]
+
+
+def test_a_run_between_its_evaluation_and_its_summary_is_not_over(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, variants=[{"label": "a"}])
+    write_json(plan.sweep_runs[0].folder / EVALUATION_FILE, {"rewards": {"trained": reward_row(1.0)}})
+    assert read_sweep(plan) == [] and chosen_learning_rates(plan, []) == {}
 
 
 def test_a_sweep_that_is_not_complete_chooses_nothing(tmp_path: Path) -> None:

@@ -251,6 +251,27 @@ def test_workers_beyond_the_minimum_wait_for_grow(ray_session):
     ray.kill(fleet)
 
 
+def test_idle_workers_above_the_minimum_are_given_back_until_calls_wait(start):
+    fleet = start(Worker, max_workers=3, idle_timeout_s=1.0)
+    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 2))
+    time.sleep(1.5)
+    assert stats(fleet).ready == 1, "the minimum stays"
+    pids = asyncio.run(all_results(fleet, 12, 1.0))
+    assert len(set(pids)) == 3
+    wait_until(lambda: stats(fleet).given_back == 4)
+    assert (stats(fleet).lost, stats(fleet).restarts, stats(fleet).failed_starts) == (0, 0, 0)
+
+
+def test_workers_that_wait_for_room_are_given_back_when_there_is_nothing_to_do(start, tmp_path):
+    fleet = start(LateWorker, tmp_path, max_workers=2, idle_timeout_s=1.0)
+    lease, waiting = ray.get(fleet.lease.remote()), fleet.lease.remote()
+    time.sleep(2.0)
+    assert (stats(fleet).pending, stats(fleet).given_back) == (1, 0), "somebody waits for it"
+    ray.get(fleet.release.remote(lease.lease_id))
+    ray.get(waiting)
+    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 1))
+
+
 def test_a_slow_worker_joins_late(start, tmp_path):
     fleet = start(LateWorker, tmp_path, max_workers=2)
     assert ray.get(fleet.wait_ready.remote()) == 1, "work starts with the minimum"

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from run_folders import reward_row, write_run_folder
 
+from pipeline.claims.intervals import interval_over_prompts
 from pipeline.report.aggregate import estimate_of_runs, estimate_over_seeds
 from pipeline.report.build import build_report
 from pipeline.report.comparison import compare
@@ -60,6 +61,13 @@ def test_seeds_that_differ_more_than_prompts_leave_the_interval_over_seeds():
 def test_one_run_has_the_interval_over_its_prompts():
     estimate = estimate_of_runs([differences([0.0, 0.0, 1.0, 1.0])])
     assert (estimate.low, estimate.mean, estimate.high) == (0.0, 0.5, 1.0)
+
+
+def test_pairs_of_a_single_prompt_are_resampled_one_by_one():
+    estimate = estimate_of_runs([differences([0.0, 1.0, 0.0, 1.0], images=4)])
+    assert estimate.low < estimate.mean == 0.5 < estimate.high
+    of_claims = interval_over_prompts(np.array([0.0, 1.0, 0.0, 1.0]), ["a red circle"] * 4, seed=0)
+    assert of_claims["low"] < of_claims["mean"] == 0.5 < of_claims["high"]
 
 
 def test_the_held_out_table_counts_prompts_and_seeds(tmp_path):

@@ -131,6 +131,14 @@ def test_the_same_run_twice_is_refused(tmp_path):
         compare([read_run(folder) for folder in folders])
 
 
+def test_variants_with_labels_of_their_own_are_no_repeats_though_their_settings_say_so(tmp_path):
+    learners = {"one": {"num_workers": 1}, "two": {"num_workers": 2}}
+    folders = [write_run_folder(tmp_path / name, [1.0], learner=learner) for name, learner in learners.items()]
+    labels = dict(zip(folders, ("1 learner", "2 learners"), strict=True))
+    methods = compare([read_run(folder) for folder in folders], labels).methods
+    assert [(method.label, len(method.runs)) for method in methods] == [("1 learner", 1), ("2 learners", 1)]
+
+
 def test_a_comparison_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one run folder"):
         compare([])

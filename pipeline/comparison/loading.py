@@ -12,6 +12,7 @@ from pipeline.config_loading import dump_settings, load_settings, parse_as, read
 from pipeline.run_folder import CONFIG_FILE, SUMMARY_FILE, write_text
 
 COMPARISON_FILE, BASE_FILE = "comparison.yaml", "base.yaml"
+DIVERGED_FILE = "diverged.txt"
 
 
 def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonSettings:
@@ -48,6 +49,22 @@ def open_folder(plan: Plan) -> None:
 def is_finished(run: PlannedRun) -> bool:
     """Whether the run has ended; its summary is what it writes last."""
     return (run.folder / SUMMARY_FILE).is_file()
+
+
+def note_divergence(folder: Path, reason: str) -> None:
+    """Note in a run's folder that its numbers were no longer finite: it is not tried again."""
+    write_text(folder / DIVERGED_FILE, f"{reason}\n")
+
+
+def divergence(run: PlannedRun) -> str | None:
+    """Why the run cannot come to its end: what `note_divergence` noted; None where it did not."""
+    file = run.folder / DIVERGED_FILE
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def is_over(run: PlannedRun) -> bool:
+    """Whether there is nothing left to do: it is finished, or has diverged."""
+    return is_finished(run) or divergence(run) is not None
 
 
 def check_folders(runs: Sequence[PlannedRun]) -> None:

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.comparison.budget import in_words
+from pipeline.comparison.loading import divergence, is_finished, is_over
 from pipeline.comparison.plan import Cell, Plan
 from pipeline.comparison.sweep import SweepResult
 from pipeline.config import RunSettings
 from pipeline.report.content import Section, Table
+from pipeline.report.evaluation_file import RewardComparison
 from pipeline.report.wording import MISSING, count, interval, listed, number, signed
 
 PLAN_COLUMNS = ("variant", "method", "learning rate", "iterations", "trajectories", "network calls")
@@ -28,7 +30,7 @@ def plan_section(plan: Plan, chosen: Mapping[str, float], results: Sequence[Swee
     return Section(
         "What was compared",
         paragraphs=tuple(sentences),
-        points=tuple(_left_out(plan)),
+        points=(*_left_out(plan), *_missing(plan, chosen)),
         tables=(_plan_table(plan, rates),),
         folded=(_sweep_table(results, chosen),) if results else (),
     )
@@ -58,6 +60,25 @@ def _left_out(plan: Plan) -> list[str]:
         f"{variant} was not run with the reward {reward}: the comparison's file says that they do not go together."
         for variant, reward in plan.left_out
     ]
+
+
+def _missing(plan: Plan, chosen: Mapping[str, float]) -> list[str]:
+    """The runs that the tables lack, for a mean over those that came through flatters a method whose others did not."""
+    tried = {cell.label for cell in plan.cells if cell.sweep and all(map(is_over, cell.sweep.values()))}
+    without = [cell.label for cell in plan.cells if cell.label not in chosen]
+    points = [
+        f"{label} has no runs: with every learning rate of the sweep it diverged."
+        for label in without
+        if label in tried
+    ]
+    points += [f"{label} has no runs: its sweep is not complete." for label in without if label not in tried]
+    for run in plan.runs(chosen):
+        reason = divergence(run)
+        if reason is not None:
+            points.append(f"{run.cell}, seed {run.settings.seed}, diverged and is left out: {reason}")
+        elif not is_finished(run):
+            points.append(f"{run.cell}, seed {run.settings.seed}, is not finished and is left out.")
+    return points
 
 
 def _amount_of_runs(plan: Plan) -> str:
@@ -90,15 +111,23 @@ def _sweep_table(results: Sequence[SweepResult], chosen: Mapping[str, float]) ->
             result.cell,
             f"{result.learning_rate:g}",
             str(result.iterations),
-            number(result.comparison.base_mean),
-            number(result.comparison.aligned_mean),
-            signed(result.comparison.difference),
-            interval(result.comparison.low, result.comparison.high),
+            *_found(result.comparison),
             "yes" if chosen.get(result.cell) == result.learning_rate else "no",
         )
         for result in results
     ]
     return Table("What the sweep of learning rates found", SWEEP_COLUMNS, tuple(rows))
+
+
+def _found(comparison: RewardComparison | None) -> tuple[str, str, str, str]:
+    if comparison is None:
+        return MISSING, MISSING, "diverged", MISSING
+    return (
+        number(comparison.base_mean),
+        number(comparison.aligned_mean),
+        signed(comparison.difference),
+        interval(comparison.low, comparison.high),
+    )
 
 
 def _aligned(table: Table) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -9,6 +10,7 @@ from pipeline.comparison.loading import is_finished
 from pipeline.comparison.overview import plan_section
 from pipeline.comparison.plan import Plan
 from pipeline.comparison.sweep import SweepResult, chosen_learning_rates, read_sweep
+from pipeline.report.evaluation_file import RewardComparison
 from pipeline.report.writing import write_parquet, write_report
 
 SWEEP = pa.schema(
@@ -48,20 +50,24 @@ def write_comparison_report(plan: Plan) -> Path | None:
 
 
 def _sweep_table(results: Sequence[SweepResult], chosen: dict[str, float]) -> pa.Table:
-    rows = [
-        {
-            "variant": result.cell,
-            "learning_rate": result.learning_rate,
-            "iterations": result.iterations,
-            "base": result.comparison.base_mean,
-            "aligned": result.comparison.aligned_mean,
-            "difference": result.comparison.difference,
-            "low": result.comparison.low,
-            "high": result.comparison.high,
-            "win_rate": result.comparison.win_rate,
-            "pairs": result.comparison.pairs,
-            "chosen": chosen.get(result.cell) == result.learning_rate,
-        }
-        for result in results
-    ]
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        chosen_one = chosen.get(result.cell) == result.learning_rate
+        row = {"variant": result.cell, "learning_rate": result.learning_rate, "iterations": result.iterations}
+        rows.append(row | _numbers(result.comparison) | {"chosen": chosen_one})
     return pa.Table.from_pylist(rows, schema=SWEEP)
+
+
+def _numbers(comparison: RewardComparison | None) -> dict[str, float]:
+    """None of a run that diverged."""
+    if comparison is None:
+        return {}
+    return {
+        "base": comparison.base_mean,
+        "aligned": comparison.aligned_mean,
+        "difference": comparison.difference,
+        "low": comparison.low,
+        "high": comparison.high,
+        "win_rate": comparison.win_rate,
+        "pairs": comparison.pairs,
+    }

@@ -3,25 +3,25 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from pipeline.comparison.loading import divergence, is_finished
 from pipeline.comparison.plan import SWEEP_FOLDER, SWEEP_PROMPTS, Cell, Plan
 from pipeline.prompt_sets import PromptSets
 from pipeline.prompts import load_train_prompts
 from pipeline.report.evaluation_file import RewardComparison, read_evaluation
-from pipeline.run_folder import SUMMARY_FILE, write_text
+from pipeline.run_folder import METRICS_FILE, SUMMARY_FILE, MetricsFile, write_text
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A short run of the sweep: base against aligned, by the reward that it trained on."""
+    """A short run of the sweep: base against aligned, by the reward that it trained on; None where it diverged."""
 
     cell: str
     learning_rate: float
     iterations: int
-    comparison: RewardComparison
+    comparison: RewardComparison | None
 
 
 def sweep_prompts(plan: Plan, prompts: PromptSets) -> list[str]:
@@ -58,14 +58,15 @@ def write_sweep_prompts(plan: Plan, prompts: PromptSets) -> None:
 
 
 def read_sweep(plan: Plan) -> list[SweepResult]:
-    """What the finished runs of the sweep found, cell by cell and from the lowest learning rate."""
+    """What the runs of the sweep that are over found, cell by cell and from the lowest learning rate."""
     return [result for cell in plan.cells for result in _results_of(cell)]
 
 
 def chosen_learning_rates(plan: Plan, results: Sequence[SweepResult]) -> dict[str, float]:
     """The learning rate of every cell whose sweep is complete, by its label.
 
-    The reward must rise most, on prompts and noise that all of them share; of equals the smaller wins.
+    The reward must rise most, on prompts and noise that all of them share; of equals the smaller wins, and a rate with
+    which a run diverged loses to every other.
     """
     chosen = {}
     for cell in plan.cells:
@@ -73,20 +74,22 @@ def chosen_learning_rates(plan: Plan, results: Sequence[SweepResult]) -> dict[st
         if not cell.sweep:
             chosen[cell.label] = cell.settings.learning_rate
         elif len(own) == len(cell.sweep):
-            chosen[cell.label] = max(own, key=lambda one: (one.comparison.difference, -one.learning_rate)).learning_rate
+            rises = [(one.comparison.difference, -one.learning_rate) for one in own if one.comparison is not None]
+            if rises:
+                chosen[cell.label] = -max(rises)[1]
     return chosen
 
 
 def _results_of(cell: Cell) -> list[SweepResult]:
     results = []
     for rate, run in cell.sweep.items():
-        evaluation = read_evaluation(run.folder)
-        if evaluation is not None:
+        if divergence(run) is not None:
+            iterations = len(MetricsFile(run.folder / METRICS_FILE).read())
+            results.append(SweepResult(cell.label, rate, iterations, None))
+        elif is_finished(run):
+            evaluation = read_evaluation(run.folder)
+            assert evaluation is not None, "the runs of a sweep are evaluated"
+            iterations = int(json.loads((run.folder / SUMMARY_FILE).read_text(encoding="utf-8"))["iterations"])
             # What is trained on, be it one reward or a sum, comes first.
-            comparison = next(iter(evaluation.rewards.values()))
-            results.append(SweepResult(cell.label, rate, _iterations(run.folder), comparison))
+            results.append(SweepResult(cell.label, rate, iterations, next(iter(evaluation.rewards.values()))))
     return results
-
-
-def _iterations(folder: Path) -> int:
-    return int(json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))["iterations"])

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.hacking import HackingComparison, compare_hacking, resampling_groups, verdict
+from pipeline.evaluation.hacking import HackingComparison, compare_hacking, verdict
 from pipeline.evaluation.measured import DrawnImages
-from pipeline.statistics import PairedComparison, compare_paired
+from pipeline.statistics import PairedComparison, compare_paired, resampling_groups
 
 
 @dataclass(frozen=True)

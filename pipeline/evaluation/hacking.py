@@ -9,7 +9,7 @@ from pipeline.evaluation.diversity import pairwise_diversity
 from pipeline.evaluation.image_statistics import IMAGE_STATISTICS
 from pipeline.evaluation.measured import DrawnImages
 from pipeline.evaluation.spread import redraw_spread
-from pipeline.statistics import mean_interval
+from pipeline.statistics import mean_interval, resampling_groups
 
 DIVERSITY, DRIFT = "diversity", "drift"
 
@@ -67,11 +67,6 @@ def verdict(measures: dict[str, HackingComparison]) -> str:
         "" if DIVERSITY in measures else " Diversity was not measured: it needs a CLIP and two images of a prompt."
     )
     return f"{told} Drift {measures[DRIFT].aligned:.2g}.{missing}"
-
-
-def resampling_groups(groups: NDArray[np.integer]) -> NDArray[np.integer]:
-    """What a bootstrap resamples: prompts; the images of a single prompt, about which alone its interval speaks."""
-    return groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
 
 
 def _compare(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 from pipeline.report.history import Series
-from pipeline.statistics import CONFIDENCE, mean_interval
+from pipeline.statistics import CONFIDENCE, mean_interval, resampling_groups
 
 RESAMPLES = 1999
 
@@ -102,7 +102,8 @@ def with_error_over_prompts(over_seeds: Estimate, over_prompts: Estimate) -> Est
 def estimate_of_runs(differences: Sequence[pd.Series]) -> Estimate:
     """The mean of differences that all runs took of the same pairs, with its 95 % interval.
 
-    Of one run it is over prompts, whose pairs are resampled together; of several it is over prompts and seeds.
+    Of one run it is over prompts, whose pairs are resampled together, or over the pairs of a single prompt; of several
+    it is over seeds too.
 
     Args:
         differences: of each run (N,), indexed by prompt and sample, the same in all runs.
@@ -111,7 +112,7 @@ def estimate_of_runs(differences: Sequence[pd.Series]) -> Estimate:
     assert len(table) == len(differences[0]) > 0, "the runs are of different pairs"
     mean = table.mean(axis=1)
     prompts, _ = pd.factorize(mean.index.get_level_values("prompt"))
-    low, high = mean_interval(mean.to_numpy(), prompts, seed=0, n_resamples=RESAMPLES)
+    low, high = mean_interval(mean.to_numpy(), resampling_groups(prompts), seed=0, n_resamples=RESAMPLES)
     over_prompts = Estimate(float(mean.mean()), low, high)
     if len(differences) == 1:
         return over_prompts

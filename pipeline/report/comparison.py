@@ -49,16 +49,21 @@ class Comparison:
 
 
 def compare(runs: Sequence[RunHistory], labels: Mapping[Path, str] | None = None) -> Comparison:
-    """Group runs into methods and name these, by `labels` of their first folders where there are some.
+    """Group runs into methods and name these.
+
+    Args:
+        labels: of the method of each run's folder. Runs of one label are repeats; without labels, those whose settings
+            say so are.
 
     Raises:
-        ValueError: no run, or two runs of the same settings and the same seed, which repeat nothing.
+        ValueError: no run, or two runs of the same settings, label and seed, which repeat nothing.
     """
     if not runs:
         raise ValueError("a report needs at least one run folder")
-    groups: dict[str, list[RunHistory]] = {}
+    groups: dict[tuple[str, str], list[RunHistory]] = {}
     for run in runs:
-        group = groups.setdefault(_settings_of_repeats(run.settings), [])
+        label = labels[run.folder] if labels else ""
+        group = groups.setdefault((label, _settings_of_repeats(run.settings)), [])
         twin = next((other for other in group if other.seed == run.seed), None)
         if twin is not None:
             raise ValueError(

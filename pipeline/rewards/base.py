@@ -14,6 +14,12 @@ class RewardError(RuntimeError):
     """A reward broke its promise; the message names it and the prompt. Never replaced by a made-up score."""
 
 
+class NonFiniteScoreError(RewardError):
+    """A score or its gradient is NaN or infinite: damaged weights, too little precision, or images of a policy that
+    has diverged.
+    """
+
+
 class Reward(ABC):
     """A frozen scorer of images against their prompts.
 
