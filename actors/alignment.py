@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ObjectLostError, RayError
 from ray.train import TrainingFailedError
 
 from actors.crew import Crew, start_crew
@@ -16,7 +17,7 @@ from actors.evaluation import evaluate
 from actors.failure import explain_failure
 from actors.inputs import RunInputs
 from actors.training import train
-from actors.weights import WeightTicket, load_weights
+from actors.weights import NothingPublishedError, WeightTicket, load_weights
 from pipeline.adapter import CARD_FILE, export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
 from pipeline.checkpoint_store import checkpoints_of_run
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 TRACKERS_PATIENCE_S = 120.0
 
 NO_EVALUATION = "None was made."
+NOT_OF_THE_AVERAGE = "None was made of these weights, the moving average of those in `adapter`."
+
+RESULT_ATTEMPTS = 3
 
 
 def align(
@@ -75,7 +79,8 @@ def align(
             train(settings, inputs, crew, run_directory)
         stop.raise_if_made()
         logger.info("all iterations are done")
-        summary = _conclude(settings, inputs.prompts.held_out, crew, run_directory)
+        ticket = take_result(settings, inputs, crew, run_directory)
+        summary = _conclude(settings, inputs.prompts.held_out, crew, run_directory, ticket)
         logger.info("evaluated and exported")
         succeeded = True
         return summary
@@ -96,17 +101,31 @@ def _close(journal: Any, succeeded: bool) -> None:
         logger.warning("the trackers were not told how the run ended: %s", error)
 
 
-def _conclude(settings: RunSettings, held_out: list[str], crew: Crew, run_directory: Path) -> dict[str, Any]:
+def take_result(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: Path) -> WeightTicket:
+    """What was learnt, held by the driver, for there is no learner left to publish it again if the store is lost."""
+    for _ in range(RESULT_ATTEMPTS):
+        try:
+            ticket: WeightTicket = ray.get(crew.store.current.remote())
+            return replace(ticket, refs=[ray.put(load_weights(ticket))])
+        except (NothingPublishedError, ObjectLostError):
+            logger.warning("the weight store was lost when all was learnt; the result comes from the last checkpoint")
+            train(settings, inputs, crew, run_directory)
+    raise RuntimeError(f"the weight store was lost {RESULT_ATTEMPTS} times in a row before the result was read from it")
+
+
+def _conclude(
+    settings: RunSettings, held_out: list[str], crew: Crew, run_directory: Path, ticket: WeightTicket
+) -> dict[str, Any]:
     """Export and evaluate what was learnt; return the summary, which is written last."""
-    trained, patience = time.monotonic(), Patience(settings.checkpoint.retry_seconds)
-    ticket, evaluation = ray.get(crew.store.current.remote()), None
+    trained, patience, evaluation = time.monotonic(), Patience(settings.checkpoint.retry_seconds), None
     # First what was learnt: an evaluation may yet fail.
     export = partial(_export, settings, ticket, run_directory)
     exported = patience.keep_trying(f"export the adapter into {run_directory}", export)
     if settings.evaluation.images:
+        ray.get([fleet.grow.remote() for fleet in (crew.reward_fleet, crew.rollout_fleet)])
         evaluation = asyncio.run(evaluate(settings, held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
         card = adapter_card(settings, ticket.version, evaluation_text(evaluation))
-        save = partial(_save_evaluation, evaluation, run_directory, {folder / CARD_FILE: card for folder in exported})
+        save = partial(_save_evaluation, evaluation, run_directory, exported / CARD_FILE, card)
         patience.keep_trying(f"write into {run_directory}", save)
     last_iteration = ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1]
     summary = {
@@ -123,16 +142,15 @@ def _conclude(settings: RunSettings, held_out: list[str], crew: Crew, run_direct
     return summary
 
 
-def _save_evaluation(evaluation: Evaluation, run_directory: Path, cards: dict[Path, str]) -> None:
+def _save_evaluation(evaluation: Evaluation, run_directory: Path, card_file: Path, card: str) -> None:
     save_png(most_changed_picture(evaluation), run_directory / "before_after.png")
     write_json(run_directory / EVALUATION_FILE, evaluation.as_json())
     write_text(run_directory / "evaluation.md", evaluation_text(evaluation) + "\n")
-    for path, card in cards.items():
-        write_text(path, card)
+    write_text(card_file, card)
 
 
-def _export(settings: RunSettings, ticket: WeightTicket, run_directory: Path) -> list[Path]:
-    """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them; return what was written."""
+def _export(settings: RunSettings, ticket: WeightTicket, run_directory: Path) -> Path:
+    """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them; return the former."""
     on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
     policy = Policy.load(on_cpu, settings.lora, settings.sampling, settings.seed)
     record, card = training_record(settings), adapter_card(settings, ticket.version, NO_EVALUATION)
@@ -140,9 +158,9 @@ def _export(settings: RunSettings, ticket: WeightTicket, run_directory: Path) ->
     load_flat_adapter(policy, load_weights(ticket))
     export_adapter(policy, raw, card, record)
     if settings.learner.ema_decay is None:
-        return [raw]
+        return raw
     files = checkpoints_of_run(settings, run_directory).newest().files
     assert files is not None, "the last iteration has a checkpoint"
     load_average(policy, files)
-    export_adapter(policy, averaged, card, record)
-    return [raw, averaged]
+    export_adapter(policy, averaged, adapter_card(settings, ticket.version, NOT_OF_THE_AVERAGE), record)
+    return raw

@@ -102,14 +102,15 @@ def rollout_dataset(
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
     context.execution_options.preserve_order = True
-    # Blocks that lie there already: to read a range takes tasks of a CPU each, for which a cluster would grow.
-    numbers = ray.data.from_arrow([pa.table({"id": [number]}) for number in range(batches)])
-    # A task only waits for its worker; the fleet's leases bound the work.
+    # Blocks that are made here: to read a range, or the schemas of tables, takes tasks of a CPU each.
+    numbers = ray.data.from_items([{"id": number} for number in range(batches)], override_num_blocks=batches)
+    # A task only waits for its worker, and must find a place where actors have reserved every CPU; the fleet's leases
+    # bound the work.
     return numbers.map_batches(
         RolloutTask(source, rollout_fleet, store, journal).roll_out,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        num_cpus=0.01,
+        num_cpus=0,
         compute=TaskPoolStrategy(size=min(batches, rollout.max_workers * rollout.batches_in_flight)),
     )

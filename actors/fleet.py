@@ -86,9 +86,10 @@ class Fleet:
         self._failure: str | None = None
         self._asked_for = 0
         self._has_grown = False
+        self._grown_for = ""
+        self._grower_seen_at = math.inf
 
-        self._failures_in_a_row = 0
-        self._crashes_in_a_row = 0
+        self._failures_in_a_row = self._crashes_in_a_row = self._pauses_in_a_row = 0
         self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
         self._hung = self._garbled = self._drained = self._given_back = 0
         self._last_error = ""
@@ -98,14 +99,20 @@ class Fleet:
         """Ask for the minimum of workers; called once, by `start_fleet`."""
         self._ask_for(self._min_workers)
         self._in_background(self._expire_leases())
-        self._in_background(self._end_leases_of_the_dead())
+        self._in_background(self._watch_callers())
         self._in_background(self._show_metrics())
         self._in_background(self._leave_draining_nodes())
         self._in_background(self._give_back_idle_workers())
 
-    async def grow(self) -> None:
-        """Ask for all workers up to the maximum; of no effect on a fleet that has grown, or has ended."""
-        if self._failure is None and not self._has_grown:
+    async def grow(self, on_behalf_of: str = "") -> None:
+        """Ask for all workers up to the maximum; of no effect on a fleet that has grown, or has ended.
+
+        Args:
+            on_behalf_of: the id of the actor that has found its place. When it dies, those that have found none since
+                are withdrawn, so that its successor finds one, until the fleet is to grow again.
+        """
+        if self._failure is None:
+            self._grown_for, self._grower_seen_at = on_behalf_of, time.monotonic()
             self._has_grown = True
             self._ask_for(self._max_workers)
 
@@ -239,9 +246,9 @@ class Fleet:
             return
         if worker.worker_id not in self._workers:
             return
-        worker.ready, worker.idle_since = True, time.monotonic()
+        worker.ready_at = worker.idle_since = time.monotonic()
         self._say(logging.INFO, worker, f"ready, as Ray's actor {worker.actor._actor_id.hex()}")
-        self._failures_in_a_row = self._crashes_in_a_row = 0
+        self._failures_in_a_row = self._crashes_in_a_row = self._pauses_in_a_row = 0
         self._grant()
         await self._notify()
         while worker.worker_id in self._workers:
@@ -255,25 +262,28 @@ class Fleet:
         """Start another worker, unless starting fails again and again.
 
         A constructor that raises will mostly raise again, so few failures end the fleet. A process killed while it
-        starts may have shared the fate of its node, so there is more patience, and a pause, with those.
+        starts may have shared the fate of its node, so there is more patience, and a pause, with those. Where others
+        serve, it is the new one's node that is at fault, and the fleet goes on without it.
         """
         self._remove(worker)
         self._failed_starts += 1
         self._last_error = str(error)
         constructor_raised = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
         crashed = isinstance(error, DEATHS) and not constructor_raised
+        others_serve = self._num_ready() > 0
         pause_s = 0.0
-        if crashed:
-            pause_s = min(FIRST_CRASH_PAUSE_S * 2 ** min(self._crashes_in_a_row, 10), LONGEST_CRASH_PAUSE_S)
-            self._crashes_in_a_row += 1
-        else:
-            self._failures_in_a_row += 1
+        if crashed or others_serve:
+            pause_s = min(FIRST_CRASH_PAUSE_S * 2 ** min(self._pauses_in_a_row, 10), LONGEST_CRASH_PAUSE_S)
+            self._pauses_in_a_row += 1
+        if not others_serve:
+            self._crashes_in_a_row += crashed
+            self._failures_in_a_row += not crashed
         self._say(logging.WARNING, worker, f"did not start: {error}")
         exhausted = (
             self._failures_in_a_row >= self._max_start_failures
             or self._crashes_in_a_row >= self._max_start_failures * self._max_workers
         )
-        if exhausted:
+        if exhausted and not others_serve:
             attempts = self._failures_in_a_row + self._crashes_in_a_row
             await self._fail(f"failed to start a worker {attempts} times in a row; the last error was:\n{error}")
             return
@@ -345,12 +355,27 @@ class Fleet:
             await asyncio.sleep(self._lease_ttl_s / 4)
             self._take_back(self._leases.expired(), "a lease was not renewed: its caller is gone")
 
-    async def _end_leases_of_the_dead(self) -> None:
-        """Take back the leases of actors that died."""
+    async def _watch_callers(self) -> None:
+        """Take back the leases of actors that died, and what came after the one that the fleet has grown for."""
         while self._failure is None:
             await asyncio.sleep(HOLDER_POLL_S)
-            dead = await dead_actors(self._leases.holders())
+            asked_at, grower = time.monotonic(), self._grown_for
+            dead = await dead_actors(self._leases.holders() | ({grower} if grower else set()))
             self._take_back(self._leases.held_by(dead), "the caller that held a lease died")
+            if grower not in dead:
+                self._grower_seen_at = asked_at
+            elif grower == self._grown_for:
+                self._withdraw()
+
+    def _withdraw(self) -> None:
+        """End workers above the minimum that were not there when the actor that the fleet grew for was last seen."""
+        self._has_grown, self._grown_for = False, ""
+        late = [w for w in self._workers.values() if w.ready_at is None or w.ready_at > self._grower_seen_at]
+        surplus = max(0, self._asked_for - self._min_workers)
+        for worker in sorted(late, key=lambda w: w.ready)[:surplus]:
+            self._say(logging.INFO, worker, "withdrawn: whom the fleet grew for has died, and a successor goes first")
+            self._asked_for -= 1
+            self._remove(worker)
 
     def _take_back(self, lease_ids: Sequence[str], reason: str) -> None:
         for lease_id in lease_ids:

@@ -24,7 +24,7 @@ from pipeline.config import RunSettings
 from pipeline.failure_report import FailureNote
 from pipeline.object_storage import Mirror, is_object_storage
 from pipeline.patience import Patience
-from pipeline.run_folder import LOG_FILE, METRICS_FILE, MetricsFile
+from pipeline.run_folder import LOG_FILE, METRICS_FILE, RECORDS_FOLDER, MetricsFile
 from pipeline.tracking.base import TrackedRun
 from pipeline.tracking.trackers import Trackers, open_tracker
 
@@ -54,12 +54,19 @@ class Journal:
         log_in_actor("journal", send=self.log)
 
     def begin(self, iteration: int) -> None:
-        """Iterations from `iteration` on are about to be written; drop what an interrupted run left of them.
+        """Iterations from `iteration` on are about to be made; drop what an interrupted learner left of them.
 
         Raises:
             StorageError: as all that writes here, once the disk has failed for longer than the journal's patience.
             TrackerError: a tracker cannot be opened.
         """
+        self._drop_records_from(iteration)
+        self._open(iteration)
+        self._prometheus.learner_began(iteration, self._history[-1].get("time") if self._history else None)
+        self._push()
+        logger.info("the learner begins", extra={"iteration": iteration})
+
+    def _open(self, iteration: int) -> None:
         self._first = iteration
         self._history = self.patience.keep_trying(
             f"write {self.metrics.path}", lambda: self.metrics.keep_before(iteration)
@@ -68,9 +75,20 @@ class Journal:
             run = TrackedRun(self._settings.name, self.directory, self._settings.model_dump(mode="json"))
             self._trackers = Trackers(open_tracker(chosen, run) for chosen in self._settings.tracking)
         self._trackers.begin(iteration, self._history)
-        self._prometheus.learner_began(iteration)
-        self._push()
-        logger.info("the learner begins", extra={"iteration": iteration})
+
+    def _drop_records_from(self, iteration: int) -> None:
+        """Learners of another number would make files of other names, and those would stay beside them."""
+
+        def is_dropped(name: str) -> bool:
+            return (
+                name.startswith(f"{RECORDS_FOLDER}/iteration_") and name >= f"{RECORDS_FOLDER}/{_file_stem(iteration)}"
+            )
+
+        for file in sorted((self.directory / RECORDS_FOLDER).glob("iteration_*")):
+            if is_dropped(f"{RECORDS_FOLDER}/{file.name}"):
+                self.patience.keep_trying(f"delete {file}", file.unlink)
+        if self._mirror is not None and self._settings.records.save:
+            self._mirror.remove(is_dropped, RECORDS_FOLDER)
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Write one iteration's metrics; they are on the disk when this returns.
@@ -79,7 +97,7 @@ class Journal:
         one had answered but for the return, and writes the iteration once all the same.
         """
         if self._trackers is None:
-            self.begin(metrics["iteration"])
+            self._open(metrics["iteration"])
         assert self._trackers is not None, "begin() opens them"
         self.patience.keep_trying(f"write {self.metrics.path}", lambda: self.metrics.append(metrics))
         self._history.append(metrics)
@@ -133,7 +151,7 @@ class Journal:
         """Keep one learner worker's share of an iteration's records as Parquet."""
         from pipeline.records import save_records
 
-        file = self.directory / "records" / f"iteration_{iteration:06d}_worker_{worker:03d}.parquet"
+        file = self.directory / RECORDS_FOLDER / f"{_file_stem(iteration)}_worker_{worker:03d}.parquet"
         self.patience.keep_trying(f"write {file}", lambda: save_records(table, file))
 
     def save_grid(self, iteration: int, images: NDArray[np.uint8]) -> None:
@@ -142,13 +160,17 @@ class Journal:
 
         columns = int(np.ceil(np.sqrt(len(images))))
         grid = image_grid([Image.fromarray(image) for image in images], columns)
-        file = self.directory / "samples" / f"iteration_{iteration:06d}.png"
+        file = self.directory / "samples" / f"{_file_stem(iteration)}.png"
         self.patience.keep_trying(f"write {file}", lambda: save_png(grid, file))
         self._push()
 
     def _push(self) -> None:
         if self._mirror is not None:
             self._mirror.push()
+
+
+def _file_stem(iteration: int) -> str:
+    return f"iteration_{iteration:06d}"
 
 
 def start_journal(run_directory: Path, settings: RunSettings) -> ActorHandle[Any]:

@@ -9,6 +9,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 
+from actors.liveness import own_actor_id
 from actors.publishing import Publisher
 from actors.rollouts import Rollouts
 from actors.training import TrainLoopConfig
@@ -40,7 +41,7 @@ def train_loop(config: TrainLoopConfig) -> None:
     if leads:
         ray.get(config.journal.begin.remote(position.next_iteration))
         # Now that the learner has its place, workers beyond the minimum may take what is left.
-        ray.get([fleet.grow.remote() for fleet in (config.reward_fleet, config.rollout_fleet)])
+        ray.get([fleet.grow.remote(own_actor_id()) for fleet in (config.reward_fleet, config.rollout_fleet)])
     publisher = Publisher(config, leads)
     rollouts = Rollouts(
         ray.train.get_dataset_shard("train"), publisher.publish, publisher.publish_again_if_lost, next_policy

@@ -19,13 +19,18 @@ class Worker:
     worker_id: str
     actor: Any
     node_id: str = ""
-    ready: bool = False
+    ready_at: float | None = None
     leaving: bool = False
     """Its node will be taken back: it serves the leases that it has and is given no more."""
     lease_expiry: dict[str, float] = field(default_factory=dict)
     """When each of its leases ends unless it is renewed, by lease id."""
     idle_since: float = field(default_factory=time.monotonic)
     """When it was started, became ready, or its last lease ended."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has come up."""
+        return self.ready_at is not None
 
     @property
     def serving(self) -> bool:

@@ -91,10 +91,14 @@ class RunMetrics:
         self._ended = threading.Event()
         threading.Thread(target=self._repeat, name="metrics", daemon=True).start()
 
-    def learner_began(self, iteration: int) -> None:
-        """The learner took its place, with `iteration` iterations behind it."""
+    def learner_began(self, iteration: int, checkpoint_time: float | None) -> None:
+        """The learner took its place, with `iteration` iterations behind it.
+
+        Args:
+            checkpoint_time: when the checkpoint that it begins with was written; None where it has none.
+        """
         self._learner_starts.inc()
-        self._set({ITERATIONS: iteration})
+        self._set({ITERATIONS: iteration} | ({} if checkpoint_time is None else {CHECKPOINT_TIME: checkpoint_time}))
 
     def iteration_ended(self, metrics: Mapping[str, Any]) -> None:
         """Show an iteration's metrics; what it has no number for keeps its last one."""

@@ -13,7 +13,14 @@ import yaml
 from jobs.quiet import be_quiet, one_readable_message
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, load_settings, parse_settings
-from pipeline.object_storage import exists, is_object_storage, read_text, working_folder
+from pipeline.object_storage import (
+    ONLY_ADDED_TO,
+    Mirror,
+    exists,
+    is_object_storage,
+    read_text,
+    working_folder,
+)
 from pipeline.patience import Patience, StorageError
 from pipeline.run_folder import CONFIG_FILE, LOG_FILE
 from pipeline.stopping import StopRequest
@@ -66,9 +73,10 @@ def refuse_existing(location: str) -> None:
     """Refuse to begin a run where one lies.
 
     Raises:
-        ValueError: there is a folder of that name.
+        ValueError: there is a folder of that name, or in a bucket a run.
     """
-    if exists(location):
+    # In a bucket a run that was killed before it had its configuration there has left at most an empty folder.
+    if exists(f"{location}/{CONFIG_FILE}" if is_object_storage(location) else location):
         raise ValueError(
             f"the run folder {location} exists; continue it by --resume {location}, or choose another name"
         )
@@ -201,6 +209,9 @@ def align_and_report(
 
     patience = Patience(settings.checkpoint.retry_seconds)
     patience.keep_trying(f"write into {run_directory}", describe)
+    if is_object_storage(location):
+        # From here on the run can be resumed; the learner, and with it the journal's first push, may be long to come.
+        Mirror(run_directory, location, patience, leave_out=ONLY_ADDED_TO).push()
     print(f"{settings.name}: Ray {circumstances['cluster']['mode']}, results in {location}", flush=True)
     if len(settings.rewards) > 1:
         print(reward_line(settings), flush=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from pipeline.patience import NO_PATIENCE, Patience, StorageError
-from pipeline.run_folder import CHECKPOINTS_FOLDER
+from pipeline.run_folder import CHECKPOINTS_FOLDER, RECORDS_FOLDER
 from pipeline.run_lock import held_alone
 
-ONLY_ADDED_TO = (CHECKPOINTS_FOLDER, "records", "tensorboard")
+ONLY_ADDED_TO = (CHECKPOINTS_FOLDER, RECORDS_FOLDER, "tensorboard")
 """Folders that a run which is taken up does not read, but the learner its checkpoints."""
 
 
@@ -86,6 +86,14 @@ class Mirror:
         """
         self.patience.keep_trying(f"write into {self.location}", self._push)
 
+    def remove(self, names: Callable[[str], bool], below: str) -> None:
+        """Delete what is there in the folder `below`, of the names that are asked for, which begin with that folder.
+
+        Raises:
+            StorageError: the store refuses.
+        """
+        self.patience.keep_trying(f"delete in {self.location}", lambda: self._remove(names, below))
+
     def _fetch(self) -> None:
         filesystem, root = FileSystem.from_uri(self.location)
         for name in _copy(filesystem, root, self.folder, lambda name: name.split("/")[0] not in self.leave_out):
@@ -110,6 +118,13 @@ class Mirror:
                 with filesystem.open_output_stream(f"{root}/{name}") as stream:
                     stream.write(content)
                 self._pushed[name] = state
+
+    def _remove(self, names: Callable[[str], bool], below: str) -> None:
+        filesystem, root = FileSystem.from_uri(self.location)
+        for name, entry in list(_files_below(filesystem, f"{root}/{below}")):
+            if names(f"{below}/{name}"):
+                filesystem.delete_file(entry.path)
+                self._pushed.pop(f"{below}/{name}", None)
 
 
 @contextmanager

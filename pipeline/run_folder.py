@@ -12,7 +12,7 @@ CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 ENVIRONMENT_FILE = "environment.json"
 """Written anew whenever a run is started or taken up."""
 
-METRICS_FILE, CHECKPOINTS_FOLDER = "metrics.jsonl", "checkpoints"
+METRICS_FILE, CHECKPOINTS_FOLDER, RECORDS_FOLDER = "metrics.jsonl", "checkpoints", "records"
 """What iterations leave behind, and what a run is taken up from."""
 
 LOG_FILE, ERROR_FILE = "log.jsonl", "error.log"

@@ -112,6 +112,15 @@ def test_a_split_between_learner_workers_loses_no_record(plan, workers):
         assert sum(together["tie"].to_pylist()) == 2 * len([sample for sample in range(12) if sample % 3 == 0])
 
 
+def test_rollouts_find_a_place_where_actors_have_reserved_every_cpu(plan):
+    holder = ray.remote(CannedRollouts).options(num_cpus=ray.available_resources()["CPU"]).remote()
+    ray.get(holder.ready.remote())
+    publish(plan, 2)
+    (shard,) = plan.dataset().streaming_split(1, equal=True)
+    assert len(read(shard)) == ROWS
+    ray.kill(holder)
+
+
 def test_latents_travel_unchanged(plan):
     publish(plan, 3)
     table = read(plan.dataset()).combine_chunks()

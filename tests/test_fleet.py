@@ -22,6 +22,7 @@ from actors.cluster import ClusterInfo
 from actors.fleet import Fleet, start_fleet
 from actors.fleet_state import FleetError, FleetStats
 from actors.leasing import call_leased, call_leased_sync
+from actors.liveness import own_actor_id
 
 
 class Worker:
@@ -110,6 +111,22 @@ class CrashingWorker:
 
     def ready(self) -> bool:
         return True
+
+
+class FirstWorker:
+    """The first to come is ready, all others fail."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            (directory / "first").touch(exist_ok=False)
+        except FileExistsError:
+            raise OSError("no driver on this node") from None
+
+    def ready(self) -> bool:
+        return True
+
+    def pid(self) -> int:
+        return os.getpid()
 
 
 class LateWorker:
@@ -272,6 +289,35 @@ def test_workers_that_wait_for_room_are_given_back_when_there_is_nothing_to_do(s
     wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 1))
 
 
+def test_a_learner_that_dies_finds_its_place_before_workers_that_wait_for_one(ray_session, caller, tmp_path):
+    """The learner, which the fleet has grown for, is one of two actors; the second is its successor."""
+    successor = ray.remote(Caller).options(num_cpus=0).remote()
+    fleet = start_fleet("crew", LateWorker, actor_args=(tmp_path,), actor_options={"num_cpus": 0}, max_workers=2)
+    assert ray.get(fleet.wait_ready.remote()) == 1
+    ray.get(fleet.grow.remote(ray.get(caller.own_id.remote())))
+    assert (stats(fleet).ready, stats(fleet).pending) == (1, 1)
+    ray.kill(caller)
+    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending) == (1, 0))
+    ray.get(fleet.lease.remote())
+    waiting = fleet.lease.remote()
+    time.sleep(0.5)
+    assert stats(fleet).pending == 0, "whoever calls, the successor goes first"
+    ray.get(fleet.grow.remote(ray.get(successor.own_id.remote())))
+    (tmp_path / "go").touch()
+    assert ray.get(waiting).worker_id
+    assert stats(fleet).lost == 0
+    ray.get(fleet.shutdown.remote())
+    for actor in (fleet, successor):
+        ray.kill(actor)
+
+
+def test_a_node_on_which_nothing_starts_does_not_end_a_fleet_that_serves(start, tmp_path, monkeypatch):
+    fleet = start(FirstWorker, tmp_path, max_workers=2, max_start_failures=2)
+    wait_until(lambda: stats(fleet).failed_starts >= 3)
+    assert call_leased_sync(fleet, "pid") and (stats(fleet).ready, stats(fleet).lost) == (1, 0)
+    assert "no driver on this node" in stats(fleet).last_error
+
+
 def test_a_slow_worker_joins_late(start, tmp_path):
     fleet = start(LateWorker, tmp_path, max_workers=2)
     assert ray.get(fleet.wait_ready.remote()) == 1, "work starts with the minimum"
@@ -341,6 +387,9 @@ class Caller:
         call = asyncio.create_task(call_leased(fleet, "work", 0, 0.0))
         await asyncio.sleep(0.5)
         call.cancel()
+
+    async def own_id(self) -> str:
+        return own_actor_id()
 
     async def block(self, seconds: float) -> None:
         time.sleep(seconds)

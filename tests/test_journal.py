@@ -100,6 +100,20 @@ def test_a_grid_holds_every_image(journal, tmp_path):
     assert np.array_equal(grid[4:8, 6:12], images[4])
 
 
+def test_records_that_are_made_again_by_fewer_learners_leave_none_behind(journal, tmp_path):
+    names = [f"iteration_{iteration:06d}_worker_{rank:03d}.parquet" for iteration in (0, 1, 2) for rank in (0, 1)]
+    (tmp_path / "records").mkdir()
+    for name in names:
+        (tmp_path / "records" / name).touch()
+    for iteration in range(2):
+        journal.record(iteration_metrics(iteration))
+    another = Journal(str(tmp_path), SETTINGS)  # in place of one that died; its learner goes on
+    another.record(iteration_metrics(2))
+    assert len(list((tmp_path / "records").iterdir())) == 6
+    another.begin(1)
+    assert sorted(path.name for path in (tmp_path / "records").iterdir()) == names[:2]
+
+
 def test_records_are_written_whole(journal, tmp_path):
     latents, scores = torch.arange(24.0).reshape(2, 3, 2, 2), torch.tensor([0.5, 0.25])
     preferences = StepPreferences(

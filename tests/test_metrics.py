@@ -47,7 +47,7 @@ def test_metrics_take_what_a_fleet_and_an_iteration_tell():
     for calls in (0, 3, 3, 5):
         fleet.show(stats | {"calls": calls})
     run = RunMetrics("a-run")
-    run.learner_began(2)
+    run.learner_began(2, None)
     run.iteration_ended({"iteration": 2, "reward": None, "loss": float("nan"), "seconds": 1.5})
     run.checkpoint_written()
     run.end()

@@ -15,6 +15,7 @@ from run_folders import write_run_folder
 from settings import miniature_settings, miniature_values
 
 from actors.cluster import ClusterInfo
+from actors.failure import RunFailedError
 from actors.journal import Journal
 from jobs.align import main, resume_settings
 from jobs.status import main as show_status
@@ -220,6 +221,42 @@ def test_a_run_that_begins_in_a_bucket_leaves_everything_there(
     }
     found = keys("begun/guided/")
     assert expected <= set(found) and any(key.startswith("tensorboard/") for key in found)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_can_be_resumed_before_its_first_iteration(
+    bucket: str, ray_session: ClusterInfo, miniature_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed while the actors are asked for; before that, another one was killed that left an empty folder."""
+    boto3.client("s3").put_object(Bucket="bucket", Key="early/miniature/", Body=b"")
+    config = tmp_path / "config.yaml"
+    values = miniature_values(miniature_model, name="miniature", output_dir=f"{bucket}/early")
+    config.write_text(yaml.safe_dump(values))
+    found: list[str] = []
+
+    def be_killed(*_: object) -> None:
+        found.extend(keys("early/miniature/"))
+        raise RunFailedError("killed")
+
+    monkeypatch.setattr("actors.alignment.align", be_killed)
+    with pytest.raises(SystemExit):
+        main(["--config", str(config)])
+    assert {"config.yaml", "environment.json", "prompts.json"} <= set(found)
+    settings, location = resume_settings(f"{bucket}/early/miniature")
+    assert (settings.name, location) == ("miniature", f"{bucket}/early/miniature")
+
+
+def test_records_that_are_made_again_leave_the_bucket(bucket, tmp_path):
+    settings = miniature_settings(Path("a-model"), name="records", output_dir=bucket, records={"save": True})
+    names = [
+        f"records/iteration_{iteration:06d}_worker_{rank:03d}.parquet" for iteration in (0, 1, 2) for rank in (0, 1)
+    ]
+    write(tmp_path, dict.fromkeys(names, "two learners'"))
+    Mirror(tmp_path, f"{bucket}/records", NO_PATIENCE).push()
+    for name in names:
+        (tmp_path / name).unlink()  # as on the disk of the machine that takes the run up
+    Journal(str(tmp_path), settings).begin(1)
+    assert [key for key in keys("records/") if key.startswith("records/")] == names[:2]
 
 
 def test_a_run_that_is_there_already_is_not_begun_anew(bucket: str, miniature_model: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from settings import miniature_settings
 from torch import multiprocessing
 
+from actors.alignment import take_result
 from actors.crew import Crew, check_room
 from actors.inputs import read_inputs
 from actors.learner import common_hash
@@ -198,6 +199,14 @@ def wait_until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
+
+
+def test_a_result_that_is_lost_with_the_weight_store_comes_from_the_last_checkpoint(settings, expected, crew, finished):
+    _, directory = finished
+    run = fresh(crew, directory, settings)  # its store is as empty as one that Ray has started anew
+    ticket = take_result(settings, read_inputs(settings), run, directory)
+    kill_process_of("WeightStore")
+    assert np.array_equal(load_weights(ticket), expected[-1])
 
 
 def test_adapters_that_come_apart_stop_the_run(settings, tmp_path):
