@@ -95,6 +95,13 @@ def check_capacity(requests: Sequence[WorkerRequest]) -> None:
         raise ValueError(_refusal(requests, growth.largest, "this autoscaling cluster can grow to at most"))
 
 
+def places_on_nodes(resources: Resources) -> int:
+    """How many workers that reserve `resources` the living nodes could hold if they were empty."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = {name: amount for name, amount in resources.items() if amount > 0}
+    return sum(min(int(node.get(name, 0) // amount) for name, amount in asked.items()) for node in nodes)
+
+
 def check_object_store(bytes_at_once: int, trajectories: int) -> None:
     """Refuse an iteration of so many trajectories that fills the object stores of a cluster of fixed size.
 

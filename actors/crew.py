@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from actors.capacity import WorkerRequest, check_capacity, check_object_store
+from actors.capacity import WorkerRequest, check_capacity, check_object_store, places_on_nodes
 from actors.fleet import start_fleet
 from actors.journal import start_journal
 from actors.liveness import DEATHS
@@ -17,8 +17,9 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutWorker
 from actors.weights import start_weight_store
 from pipeline.arithmetic import run_arithmetic
-from pipeline.config import PoolSettings, RunSettings
+from pipeline.config import RunSettings
 from pipeline.logs import LineHandler, end_lines, log_lines
+from pipeline.worker_settings import PoolSettings
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,30 @@ def check_room(settings: RunSettings) -> None:
         ValueError: the cluster has a fixed size, and the minimum of workers, or of object store, does not fit.
     """
     check_capacity(worker_requests(settings))
+    _check_elastic_learner(settings)
     check_object_store(run_arithmetic(settings).object_store_bytes_at_once, settings.rollout.trajectories)
+
+
+def _check_elastic_learner(settings: RunSettings) -> None:
+    """Refuse an elastic learner for which Ray Train would ask for more workers than the other roles leave room for.
+
+    It asks for as many as the nodes could hold if they were empty, and would wait for those for ever.
+
+    Raises:
+        ValueError: as `check_room`.
+    """
+    fewest, most = min(settings.learner.worker_counts), max(settings.learner.worker_counts)
+    asked_for = min(most, places_on_nodes(resources_of(settings.learner)))
+    if asked_for <= fewest:
+        return
+    reward_actors, rollout_workers = settings.reward_actors.min_workers, settings.rollout.min_workers
+    try:
+        check_capacity(_requests(settings, reward_actors, rollout_workers, asked_for))
+    except ValueError as error:
+        raise ValueError(
+            f"learner.min_workers={fewest} with learner.num_workers={most} makes Ray Train ask for {asked_for} "
+            f"workers, which the nodes could hold if they were empty; set num_workers to what fits. {error}"
+        ) from error
 
 
 def start_crew(settings: RunSettings, run_directory: Path) -> Crew:

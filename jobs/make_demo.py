@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chosen stages.
 
     Raises:
-        ValueError: the scale is not positive.
+        ValueError: the scale is not positive, or the folder of checkpoints is that of a run of another one.
         RuntimeError: the second process failed.
     """
     options = parse_arguments(arguments)
@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     workshop = Workshop(options.output, options.work, torch.device(device), options.scale)
+    workshop.refuse_another_scale()
     both = options.processes == 2 and "denoiser" in options.stages
     torch.set_num_threads(options.threads)
     if "vae" in options.stages:

@@ -1,12 +1,13 @@
 """The arithmetic of a run before it starts: how much work, how many bytes."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from pipeline.config import RunSettings
-from pipeline.policy import adapter_config
+from pipeline.policy import adapter_config, latent_shape_of
 
 FLOAT32_BYTES = 4
 
@@ -46,8 +47,9 @@ def run_arithmetic(settings: RunSettings) -> RunArithmetic:
     # A gradient travels back for each latent that was sent to be differentiated.
     rollout = settings.rollout
     being_scored = rollout.max_workers * rollout.batches_in_flight * rollout.batch_size
-    # The learner takes an iteration's records when the last of them is made.
-    resting_latents = trajectories * work.record_latents + min(being_scored, trajectories) * LATENTS_BEING_SCORED
+    # The learner takes an iteration's records when the last of them is made, and may hold those of the one before.
+    resting_latents = (1 + rollout.max_staleness) * trajectories * work.record_latents
+    resting_latents += min(being_scored, trajectories) * LATENTS_BEING_SCORED
     travelling_latents = trajectories * (work.record_latents + work.decoded_images + work.gradient_decodes)
     return RunArithmetic(
         trajectories_per_iteration=trajectories,
@@ -75,4 +77,4 @@ def _latent_and_adapter_sizes(settings: RunSettings) -> tuple[int, int]:
         unet.requires_grad_(False)
         unet.add_adapter(adapter_config(settings.lora))
     adapter = sum(value.numel() for value in unet.parameters() if value.requires_grad)
-    return unet.config.in_channels * unet.config.sample_size**2, adapter
+    return math.prod(latent_shape_of(unet.config)), adapter

@@ -8,9 +8,10 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.method_settings import AnyMethod, TailorPOSettings
 from pipeline.prompt_settings import PromptSettings
-from pipeline.settings import DecayRate, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+from pipeline.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
 from pipeline.tracking.settings import AnyTracker, TensorBoardSettings
 from pipeline.trajectory_work import TrajectoryWork
+from pipeline.worker_settings import LearnerSettings, PoolSettings, RewardPoolSettings, RolloutSettings
 
 
 class ModelSettings(Settings):
@@ -100,115 +101,6 @@ OneOrSeveralRewards = Annotated[
     | Annotated[tuple[WeightedRewardSettings, ...], Tag("several rewards")],
     Discriminator(_one_or_several),
 ]
-
-
-class PoolSettings(Settings):
-    """A set of equal actors that grows to its maximum, and replaces those that are lost."""
-
-    min_workers: PositiveInt = 1
-    """How many must be ready before the run starts."""
-    max_workers: PositiveInt = 1
-    """How many are asked for; those that cannot be placed wait, which is what makes an autoscaler add nodes."""
-    num_cpus: NonNegativeFloat = 1.0
-    """CPUs reserved by each actor."""
-    num_gpus: NonNegativeFloat = 0.0
-    """GPUs reserved by each actor; a fraction shares one."""
-    threads: PositiveInt = 1
-    """Threads of torch in each actor; results on the CPU are equal to the last bit only for equal thread counts."""
-    idle_seconds: PositiveFloat | None = 900.0
-    """An actor above the minimum that has had nothing to do for so long is given back, and with it the node that an
-    autoscaler added for it; it is asked for again when calls wait. null keeps all until the run ends."""
-    timeout_seconds: PositiveFloat = 3600.0
-    """An actor that takes longer over one call, such as a batch, is taken for hung: it is killed and replaced, and the
-    call made again."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "PoolSettings":
-        if self.min_workers > self.max_workers:
-            raise ValueError(
-                f"min_workers={self.min_workers} is above max_workers={self.max_workers}; raise max_workers"
-            )
-        return self
-
-
-class RolloutSettings(PoolSettings):
-    """Rollout workers: they denoise and record preferences."""
-
-    trajectories: PositiveInt = 64
-    """Trajectories in an iteration, one prompt each."""
-    batch_size: PositiveInt = 8
-    """Trajectories denoised together."""
-    batches_in_flight: PositiveInt = 2
-    """Batches a worker keeps going, so that one is denoised while another is scored."""
-    max_staleness: Literal[0, 1] = 0
-    """0: every record is of the policy that learns from it. 1: an iteration is rolled out while the learner is on the
-    one before, with a policy one version old, so that neither waits for the other."""
-
-
-class RewardPoolSettings(PoolSettings):
-    """Reward actors: they decode latents, score images and return gradients."""
-
-    decode_chunk: PositiveInt = 8
-    """Latents decoded and scored at once; bounds the memory of the decoder."""
-    timeout_seconds: PositiveFloat = 1800.0
-    """As for rollout workers, whose batches contain such calls and need longer time-outs."""
-
-
-class LearnerSettings(Settings):
-    """The learner and its optimiser (AdamW)."""
-
-    num_workers: PositiveInt = 1
-    """Ray Train workers; gradients do not depend on how many there are."""
-    min_workers: PositiveInt | None = None
-    """Fewest workers to go on with: the learner shrinks when a node is lost and grows back to num_workers when there is
-    room. By default it waits for all of them."""
-    max_restarts: NonNegativeInt = 3
-    """How often lost workers are replaced, and the run taken up at its last checkpoint, before the run ends. Spot nodes
-    that are taken back do not count."""
-    num_cpus: NonNegativeFloat = 1.0
-    """CPUs reserved by each worker."""
-    num_gpus: NonNegativeFloat = 0.0
-    """GPUs reserved by each worker; a fraction shares one."""
-    threads: PositiveInt = 1
-    """Threads of torch in each worker."""
-    minibatch_size: PositiveInt = 64
-    """Records (pairs; for DDPO, steps) per optimiser step, over all workers."""
-    micro_batch_size: PositiveInt = 8
-    """Records per forward and backward; bounds the memory of the learner."""
-    inner_epochs: PositiveInt = 1
-    """Passes over an iteration's records."""
-    learning_rate: PositiveFloat | None = None
-    """AdamW's learning rate; by default that of the method's own paper."""
-    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
-    """AdamW's decay rates."""
-    weight_decay: NonNegativeFloat = 1e-4
-    """AdamW's weight decay."""
-    epsilon: PositiveFloat = 1e-8
-    """AdamW's epsilon."""
-    warmup_steps: NonNegativeInt = 0
-    """Optimiser steps over which the learning rate rises from zero."""
-    loss_scale: PositiveFloat | None = None
-    """Factor on the loss in the backward pass, divided out of the gradients again: float16 rounds small ones to zero.
-    By default 4096 with model.dtype=float16, and 1 otherwise; a power of two changes nothing else."""
-    max_grad_norm: PositiveFloat = 1.0
-    """The gradient is scaled down to this norm."""
-    max_skipped_steps: NonNegativeInt = 10
-    """Optimiser steps that may be skipped for a gradient that is not finite, before the run stops."""
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the adapter, exported beside the raw one; none by default."""
-
-    @property
-    def worker_counts(self) -> range:
-        """The numbers of workers that the learner may have while a run goes on."""
-        return range(self.min_workers or self.num_workers, self.num_workers + 1)
-
-    @model_validator(mode="after")
-    def _elastic_range(self) -> "LearnerSettings":
-        if not self.worker_counts:
-            raise ValueError(
-                f"min_workers={self.min_workers} is above num_workers={self.num_workers}; raise num_workers"
-            )
-        return self
 
 
 class CheckpointSettings(Settings):
@@ -349,6 +241,21 @@ class RunSettings(Settings):
                 f"rollout.timeout_seconds={self.rollout.timeout_seconds:g} is not above reward_actors.timeout_seconds="
                 f"{self.reward_actors.timeout_seconds:g}: when a reward actor hangs, the rollout worker that waits for "
                 "it would be killed first; raise the one or lower the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_reserved(self) -> "RunSettings":
+        roles: dict[str, PoolSettings | LearnerSettings] = {
+            "rollout": self.rollout,
+            "reward_actors": self.reward_actors,
+            "learner": self.learner,
+        }
+        without = [f"{name}.num_gpus" for name, role in roles.items() if role.num_gpus == 0]
+        if self.model.device == "cuda" and without:
+            raise ValueError(
+                f"model.device=cuda, but {', '.join(without)} {'is' if len(without) == 1 else 'are'} 0, and an actor "
+                "sees only GPUs that it has reserved; raise them (a fraction shares one), or set model.device=auto"
             )
         return self
 

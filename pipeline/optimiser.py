@@ -5,8 +5,8 @@ import logging
 import torch
 from torch import Tensor
 
-from pipeline.config import LearnerSettings
 from pipeline.reduction import sum_over_workers
+from pipeline.worker_settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
 

@@ -88,8 +88,7 @@ class Policy:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one latent."""
-        config = self.unet.config
-        return config.in_channels, config.sample_size, config.sample_size
+        return latent_shape_of(self.unet.config)
 
     def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The LoRA parameters by name, float32, in the order of their names."""
@@ -182,6 +181,13 @@ class Policy:
     def _call_network(self, x_t: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
         output = self._network(x_t.to(self.dtype), timesteps, encoder_hidden_states=embeddings, return_dict=False)
         return output[0].float()
+
+
+def latent_shape_of(unet_config: Any) -> tuple[int, int, int]:
+    """(C, H, W) of one latent, whose side or sides a UNet's configuration calls sample_size."""
+    size = unet_config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return unet_config.in_channels, height, width
 
 
 def adapter_config(lora: LoraSettings) -> LoraConfig:

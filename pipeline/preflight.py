@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers.utils
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFETENSORS_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -25,6 +32,13 @@ from pipeline.transitions import DDIMTransition
 logger = logging.getLogger(__name__)
 
 REQUIRED_COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+NETWORKS = ("unet", "vae", "text_encoder")
+WEIGHT_FILES = (
+    *(SAFETENSORS_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME),
+    *(transformers.utils.SAFE_WEIGHTS_NAME, transformers.utils.SAFE_WEIGHTS_INDEX_NAME),
+    *(transformers.utils.WEIGHTS_NAME, transformers.utils.WEIGHTS_INDEX_NAME),
+)
+"""What diffusers and transformers read a network's weights, or the list of their files, from."""
 
 
 def check_run(settings: RunSettings) -> int:
@@ -91,6 +105,18 @@ def check_model(path: str) -> None:
     absent = [f"{name}/" for name in REQUIRED_COMPONENTS if directory.is_dir() and not (directory / name).is_dir()]
     if absent:
         raise ValueError(f"model.path {path!r} lacks the folder {', '.join(absent)}; copy the pipeline again, whole")
+    without = [name for name in NETWORKS if directory.is_dir() and not _has_weights(directory / name)]
+    if without:
+        found = sorted(file.name for file in (directory / without[0]).iterdir())
+        raise ValueError(
+            f"model.path {path!r} has no weights in {without[0]}/, which holds {', '.join(found) or 'nothing'}; one of "
+            f"{', '.join(WEIGHT_FILES)} is needed: copy the pipeline again, whole, or save one that has variants "
+            "alone, such as fp16, anew by `StableDiffusionPipeline.from_pretrained(path, variant=...).save_pretrained`"
+        )
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in WEIGHT_FILES)
 
 
 def check_prompts(settings: PromptSettings) -> PromptSets:
@@ -131,26 +157,26 @@ def check_target_modules(settings: RunSettings) -> None:
     """Refuse names of layers or blocks that the UNet does not have; peft would pass over them in silence.
 
     Raises:
-        ValueError: a name that no linear or convolutional layer ends with, or a block that holds none.
+        ValueError: a name that no linear or convolutional layer ends with, or a block without any of them.
     """
     config = UNet2DConditionModel.load_config(settings.model.path, subfolder="unet")
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config)
     names = [name for name, layer in unet.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
-    blocks = [block for block in settings.lora.blocks or () if not any(name.startswith(f"{block}.") for name in names)]
-    if blocks:
-        known = sorted({".".join(name.split(".")[:2]) for name in names if "_blocks." in name})
-        raise ValueError(
-            f"lora.blocks names {', '.join(blocks)}, which the UNet of {settings.model.path!r} does not have; it has "
-            f"mid_block and {', '.join(known)}"
-        )
-    unknown = [
-        name for name in settings.lora.target_modules if not any(f".{layer}".endswith(f".{name}") for layer in names)
-    ]
+    targets = settings.lora.target_modules
+    named = [name for name in names if any(f".{name}".endswith(f".{target}") for target in targets)]
+    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
     if unknown:
         raise ValueError(
             f"lora.target_modules names {', '.join(unknown)}, which no layer of the UNet of {settings.model.path!r} "
             "ends with; to_q, to_k, to_v and to_out.0 are its attention"
+        )
+    blocks = [block for block in settings.lora.blocks or () if not any(name.startswith(f"{block}.") for name in named)]
+    if blocks:
+        known = sorted({".".join(name.split(".")[: 1 if name.startswith("mid_block") else 2]) for name in named})
+        raise ValueError(
+            f"lora.blocks names {', '.join(blocks)}, in which the UNet of {settings.model.path!r} has none of "
+            f"lora.target_modules; they are in {', '.join(known)}"
         )
 
 

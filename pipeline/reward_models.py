@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import ModelSettings, RewardPoolSettings, RewardSettings
+from pipeline.config import ModelSettings, RewardSettings
 from pipeline.decoder import LatentDecoder
 from pipeline.devices import resolve_device, resolve_dtype
 from pipeline.evaluation.image_statistics import image_statistics
@@ -17,6 +17,7 @@ from pipeline.reward_set import RewardSet
 from pipeline.rewards import Reward, load_reward
 from pipeline.rewards.clip import ClipReward
 from pipeline.scoring import LatentScorer, check_scores
+from pipeline.worker_settings import RewardPoolSettings
 
 
 class ScoringSettings(Protocol):

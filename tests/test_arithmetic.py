@@ -37,6 +37,15 @@ def test_a_run_of_the_papers_setting(miniature_model: Path) -> None:
     assert plan.object_store_bytes_at_once == 4 * (latents * 4 * 8 * 8 + 3 * plan.adapter_parameters)
 
 
+def test_with_overlap_two_iterations_of_records_lie_in_the_object_store(miniature_model: Path) -> None:
+    strict, overlapping = (
+        run_arithmetic(miniature_settings(miniature_model, rollout={"max_staleness": staleness}))
+        for staleness in (0, 1)
+    )
+    records = 4 * 4 * 8 * 8 * 4 * strict.records_per_iteration
+    assert overlapping.object_store_bytes_at_once - strict.object_store_bytes_at_once == records
+
+
 def test_guidance_is_what_its_extra_work_is_counted_for(miniature_model: Path) -> None:
     plain, guided = (
         run_arithmetic(miniature_settings(miniature_model, method={"trained_steps": [4, 2], "guidance": guidance}))

@@ -121,6 +121,16 @@ def test_an_unknown_key_names_the_nearest_one(sections: dict[str, Any], unknown:
             {"rollout": {"timeout_seconds": 60}, "reward_actors": {"timeout_seconds": 60}},
             r"rollout.timeout_seconds=60 is not above reward_actors.timeout_seconds=60",
         ),
+        (
+            {"model": {"path": "m", "device": "cuda"}},
+            r"model.device=cuda, but rollout.num_gpus, reward_actors.num_gpus, ",
+        ),
+        ({"rollout": {"num_gpus": 1.5}}, r"num_gpus=1.5 is neither a share of one GPU nor a whole number"),
+        ({"learner": {"num_cpus": 0}}, r"num_cpus=0 and num_gpus=0 reserve nothing for the learner"),
+        (
+            {"learner": {"num_workers": 2, "num_gpus": 0.5}},
+            r"num_workers=2 with num_gpus=0.5 may share a GPU, over which NCCL",
+        ),
         ({"learner": {"minibatch_size": 6}}, r"makes 16 records .* learner.minibatch_size=6 does not divide"),
         ({"output_dir": "s3://key:secret@bucket/runs"}, r"output_dir is a URI with credentials or options"),
         ({"learner": {"num_workers": 4, "min_workers": 2}}, r"which 3 workers of learner.num_workers=4 cannot share"),

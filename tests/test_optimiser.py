@@ -10,8 +10,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import Parameter
 
-from pipeline.config import LearnerSettings
 from pipeline.optimiser import AdapterOptimiser, NonFiniteGradientError
+from pipeline.worker_settings import LearnerSettings
 
 PAIRS = 4.0
 

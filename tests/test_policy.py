@@ -13,7 +13,9 @@ from policies import make_policy
 from settings import miniature_settings
 from torch import Tensor
 
+from pipeline.generation import generate_latents
 from pipeline.policy import Policy
+from pipeline.prompts import SampleBatch
 
 pytest_plugins = ["model_fixtures"]
 
@@ -226,6 +228,16 @@ def test_an_adapter_on_no_layer_is_refused(miniature_model: Path) -> None:
     settings = miniature_settings(miniature_model, lora={"target_modules": ["to_nothing"]})
     with pytest.raises(ValueError, match="to_nothing"):
         make_policy(settings)
+
+
+def test_latents_need_not_be_square(miniature_model: Path, moved: Policy) -> None:
+    """diffusers lets a UNet's configuration give a height and a width."""
+    config = UNet2DConditionModel.load_config(miniature_model, subfolder="unet") | {"sample_size": [8, 16]}
+    unet = UNet2DConditionModel.from_config(config)
+    policy = Policy(unet, moved.text_encoder, moved.tokenizer, moved.transition, guidance_scale=2.0)
+    assert policy.latent_shape == (4, 8, 16)
+    batch = SampleBatch(iteration=0, samples=(0, 1), prompts=tuple(PROMPTS[:2]))
+    assert generate_latents(policy, batch, run_seed=0).shape == (2, 4, 8, 16)
 
 
 def test_components_may_come_from_memory(miniature_model: Path, moved: Policy) -> None:

@@ -113,9 +113,24 @@ def test_layers_that_do_not_exist_are_refused(miniature_model: Path) -> None:
         check_run(settings)
 
 
+def test_a_block_without_any_of_the_target_modules_is_refused(miniature_model: Path) -> None:
+    settings = miniature_settings(miniature_model, lora={"blocks": ["mid_block", "down_blocks.1"]})
+    with pytest.raises(ValueError, match=r"lora.blocks names down_blocks.1, in which the UNet .* has none of"):
+        check_run(settings)
+
+
+@pytest.mark.parametrize("network", ["unet", "vae", "text_encoder"])
+def test_networks_without_weights_are_refused(network: str, miniature_model: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(miniature_model, tmp_path / "model")
+    (weights,) = (copied / network).glob("*.safetensors")
+    weights.rename(weights.with_suffix(".fp16.safetensors"))
+    with pytest.raises(ValueError, match=rf"has no weights in {network}/, which holds .*fp16.safetensors"):
+        check_run(miniature_settings(copied))
+
+
 def test_blocks_that_do_not_exist_are_refused(miniature_model: Path) -> None:
     settings = miniature_settings(miniature_model, lora={"blocks": ["mid_block", "up_blocks.7"]})
-    with pytest.raises(ValueError, match=r"lora.blocks names up_blocks.7, .*; it has mid_block and down_blocks.0"):
+    with pytest.raises(ValueError, match=r"lora.blocks names up_blocks.7, in .*; they are in down_blocks.0, mid_block"):
         check_run(settings)
 
 

@@ -233,6 +233,15 @@ def hash_as_rank(_: int, meeting_point: str, settings: RunSettings) -> None:
     dist.destroy_process_group()
 
 
+def test_an_elastic_learner_that_would_wait_for_ever_is_refused(settings, ray_session):
+    """Ray Train would take the CPUs of the pools for the learner's."""
+    cpus = ray.cluster_resources()["CPU"]
+    learner = settings.learner.model_copy(update={"num_workers": 2, "min_workers": 1, "num_cpus": cpus / 2})
+    with pytest.raises(ValueError, match="makes Ray Train ask for 2 workers, which the nodes could hold if they were"):
+        check_room(settings.model_copy(update={"learner": learner}))
+    check_room(settings.model_copy(update={"learner": learner.model_copy(update={"num_cpus": cpus * 0.6})}))
+
+
 def test_more_workers_than_a_fixed_cluster_can_hold_are_refused(settings, ray_session):
     crowd = settings.rollout.model_copy(update={"min_workers": 999, "max_workers": 999, "num_cpus": 1.0})
     with pytest.raises(ValueError, match="this cluster of fixed size has") as refusal:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from pipeline.comparison.plan import Plan, PlannedRun
-from pipeline.config import PoolSettings, RewardSettings
+from pipeline.config import RewardSettings
 from pipeline.config_loading import parse_as
 from pipeline.evaluation.preflight import check_prompts_to_draw
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.prompt_sets import HELD_OUT_FILE
+from pipeline.worker_settings import PoolSettings
 
 ADAPTER_FOLDER = "adapter"
 

@@ -30,6 +30,7 @@ from pipeline.demo.train_denoiser import ConditionedDenoiser, train_denoiser
 from pipeline.demo.train_judge import train_judge
 from pipeline.demo.train_vae import refine_decoder, train_vae
 from pipeline.demo.training import LoopConfig, finished_seconds
+from pipeline.run_folder import write_text
 
 VAE_LOOP = LoopConfig(steps=4000, horizon=6000, learning_rate=2e-3, seed=0, ema_decay=0.995, checkpoint_every=500)
 DECODER_LOOP = LoopConfig(steps=2500, learning_rate=1e-3, seed=404, ema_decay=0.995, checkpoint_every=250)
@@ -51,6 +52,21 @@ class Workshop:
     work: Path
     device: torch.device
     scale: float = 1.0
+
+    def refuse_another_scale(self) -> None:
+        """Refuse a work folder whose finished parts are too small, or too large, for this run.
+
+        Raises:
+            ValueError: which scale the folder was begun with.
+        """
+        note = self.work / "scale.txt"
+        begun_with = note.read_text(encoding="utf-8") if note.is_file() else None
+        if begun_with is None:
+            write_text(note, f"{self.scale:g}")
+        elif begun_with != f"{self.scale:g}":
+            raise ValueError(
+                f"{self.work} was begun with --scale {begun_with}, and this run has {self.scale:g}; give another --work"
+            )
 
     def loop(self, config: LoopConfig) -> LoopConfig:
         """``config`` with its steps scaled, and at least four checkpoints."""

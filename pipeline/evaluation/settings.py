@@ -6,16 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pipeline.config import (
-    ModelSettings,
-    PoolSettings,
-    RewardPoolSettings,
-    RewardSettings,
-    SamplingSettings,
-    label_rewards,
-)
+from pipeline.config import ModelSettings, RewardSettings, SamplingSettings, label_rewards
 from pipeline.prompt_settings import PromptColumnSettings, PromptSource
 from pipeline.settings import NonNegativeInt, PositiveInt, Settings
+from pipeline.worker_settings import PoolSettings, RewardPoolSettings
 
 # What folders of adapters are called that say nothing about which adapter it is.
 COMMON_FOLDERS = {"adapter": "", "adapter_ema": "-ema", "unet": "", "lora": ""}

@@ -9,8 +9,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import PoolSettings, RunSettings
+from pipeline.config import RunSettings
 from pipeline.report.history import RunHistory
+from pipeline.worker_settings import PoolSettings
 
 _PLACEMENT = set(PoolSettings.model_fields)
 
