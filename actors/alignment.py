@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 # A tracker may have to send what is left before it ends.
 TRACKERS_PATIENCE_S = 120.0
 
-NO_EVALUATION = "None was made."
+NO_EVALUATION = "The run made none."
 NOT_OF_THE_AVERAGE = "None was made of these weights, the moving average of those in `adapter`."
 
 RESULT_ATTEMPTS = 3
@@ -122,7 +122,6 @@ def _conclude(
     export = partial(_export, settings, ticket, run_directory)
     exported = patience.keep_trying(f"export the adapter into {run_directory}", export)
     if settings.evaluation.images:
-        ray.get([fleet.grow.remote() for fleet in (crew.reward_fleet, crew.rollout_fleet)])
         evaluation = asyncio.run(evaluate(settings, held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
         card = adapter_card(settings, ticket.version, evaluation_text(evaluation))
         save = partial(_save_evaluation, evaluation, run_directory, exported / CARD_FILE, card)

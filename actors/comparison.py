@@ -17,6 +17,7 @@ from pipeline.comparison.loading import divergence, is_over, note_divergence
 from pipeline.comparison.plan import PlannedRun
 from pipeline.config import RunSettings
 from pipeline.progress import Metrics, progress_line
+from pipeline.prompt_sets import PromptSets
 from pipeline.run_folder import MetricsFile
 
 POLL_SECONDS = 1.0
@@ -33,7 +34,7 @@ def carry_out(runs: Sequence[PlannedRun], make_run: MakeRun, at_once: int, say: 
     A run that fails does not stop the others. One that diverges has not failed: it would do so again.
 
     Args:
-        make_run: makes one of them in a process of the cluster, such as `partial(align_in_folder, circumstances)`.
+        make_run: makes one of them in a process of the cluster, such as a partial `align_in_folder`.
         at_once: how many go on at the same time.
         say: takes a line about every run and iteration.
 
@@ -67,11 +68,14 @@ def carry_out(runs: Sequence[PlannedRun], make_run: MakeRun, at_once: int, say: 
     return failed
 
 
-def align_in_folder(circumstances: dict[str, Any], settings: RunSettings, run_directory: Path) -> None:
+def align_in_folder(
+    circumstances: dict[str, Any], prompts: PromptSets | None, settings: RunSettings, run_directory: Path
+) -> None:
     """Align a model as jobs/align.py does, and keep the lines of its progress in a file.
 
     Args:
         circumstances: what environment.json says beside versions and hardware.
+        prompts: those that all runs of a comparison share; None reads what the settings name.
 
     Raises:
         RunFailedError: as `align`.
@@ -81,8 +85,11 @@ def align_in_folder(circumstances: dict[str, Any], settings: RunSettings, run_di
     from actors.alignment import align
     from actors.inputs import inputs_of_run, save_inputs
     from pipeline.progress import ProgressReporter
+    from pipeline.prompt_sets import save_prompt_sets
     from pipeline.run_description import describe_run
 
+    if prompts is not None:
+        save_prompt_sets(prompts, settings.prompts, run_directory)
     inputs = inputs_of_run(settings, run_directory)
     describe_run(settings, run_directory, circumstances)
     save_inputs(inputs, settings, run_directory)

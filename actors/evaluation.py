@@ -1,5 +1,6 @@
 """The held-out evaluation at the end of a run: base against aligned, on the same prompts and the same noise."""
 
+import asyncio
 from typing import Any
 
 from actors.imaging import DrawingPlan, draw_and_score
@@ -17,6 +18,8 @@ async def evaluate(
     settings: RunSettings, prompts: list[str], rollout_fleet: Any, reward_fleet: Any, ticket: WeightTicket
 ) -> Evaluation:
     """Score `evaluation.images` pairs with what is trained on and every reward of `evaluation.rewards`."""
+    # No learner is left that would need a place before them.
+    await asyncio.gather(reward_fleet.grow.remote(), rollout_fleet.grow.remote())
     rewards = (*settings.rewards, *settings.evaluation.rewards)
     plan = DrawingPlan(
         prompts=prompts,

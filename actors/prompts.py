@@ -4,7 +4,7 @@ from pathlib import Path
 
 from actors.tables import explained_reading, read_table
 from pipeline.data_files import locate_data, require_text_column
-from pipeline.prompt_sets import PromptSets, clean_prompts, load_prompt_sets, split_prompts
+from pipeline.prompt_sets import PromptSets, clean_prompts, in_order_of_hash, load_prompt_sets, split_prompts
 from pipeline.prompt_settings import PromptColumnSettings, PromptSettings, PromptSource
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
 
@@ -41,7 +41,7 @@ def read_held_out(source: PromptSource) -> list[str]:
     """
     if isinstance(source, str):
         return load_held_out_prompts(source)
-    return read_prompt_column(source, "held_out")
+    return in_order_of_hash(read_prompt_column(source, "held_out"))
 
 
 def read_prompt_column(source: PromptColumnSettings, role: str) -> list[str]:

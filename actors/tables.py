@@ -76,7 +76,8 @@ def _read(files: DataFiles) -> ray.data.Dataset:
     if files.format == "Parquet":
         return ray.data.read_parquet(paths, filesystem=filesystem)
     if files.format == "JSON Lines":
-        return ray.data.read_json(paths, filesystem=filesystem)
+        # Ray would leave out files whose names end as it does not expect, such as .ndjson.
+        return ray.data.read_json(paths, filesystem=filesystem, file_extensions=None)
     if files.format == "JSON":
         contents = ray.data.read_binary_files(paths, filesystem=filesystem)
         return contents.map_batches(_parse_files, batch_size=None, batch_format="pyarrow")

@@ -132,14 +132,17 @@ def run(settings: RunSettings, location: str, begins: bool) -> None:
     from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.crew import check_room, cpus_of_all_workers
     from pipeline.preflight import check_run, own_modules
+    from pipeline.prompt_sets import load_prompt_sets
 
-    truncated = check_run(settings)
+    truncated = check_run(settings) if begins else 0
     if not is_object_storage(location):
         refuse_fleeting_folder(Path(location))
     with working_folder(location, settings.checkpoint.retry_seconds) as run_directory:
         if begins and not is_object_storage(location):
             # Another process may have begun it while this one waited for the lock; a working folder in a bucket exists.
             refuse_existing(location)
+        if not begins:
+            truncated = check_run(settings, load_prompt_sets(run_directory))
         cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
         circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv, "truncated_prompts": truncated}
         try:

@@ -13,6 +13,7 @@ from jobs.quiet import be_quiet, one_readable_message
 from pipeline.comparison.loading import check_folders, is_finished, load_begun, load_comparison, open_folder
 from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
+from pipeline.prompt_sets import PromptSets, load_prompt_sets
 from pipeline.run_lock import held_alone
 
 
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     with one_readable_message():
         plan = resolve_plan(options)
-        check_plan(plan)
+        check_plan(plan, load_prompt_sets(plan.folder) if options.resume else None)
         if options.dry_run:
             print_plan(plan)
         else:
@@ -72,8 +73,11 @@ def refuse_existing(folder: Path) -> None:
         raise ValueError(f"the folder {folder} exists; continue it by --resume {folder}, or choose another name")
 
 
-def check_plan(plan: Plan) -> None:
+def check_plan(plan: Plan, kept: PromptSets | None) -> None:
     """Check every run, the prompts of the sweep, and whether all runs can be evaluated together.
+
+    Args:
+        kept: the prompts that lie in the folder of a comparison that is taken up, whatever has become of their source.
 
     Raises:
         ValueError: as the first run that is wrong would, with its label.
@@ -85,13 +89,13 @@ def check_plan(plan: Plan) -> None:
 
     for cell in plan.cells:
         try:
-            check_run(cell.settings)
+            check_run(cell.settings, kept)
         except ValueError as error:
             raise ValueError(f"variant {cell.label!r}: {error}") from None
     check_evaluation_of_all(plan)
     prompts = plan.cells[0].settings.prompts
-    if not prompts.columns:
-        found = read_prompt_sets(prompts)
+    if kept is not None or not prompts.columns:
+        found = kept or read_prompt_sets(prompts)
         check_held_out(plan, found.held_out)
         if plan.sweep_runs:
             sweep_prompts(plan, found)
@@ -165,7 +169,7 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
         circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv}
         failed = carry_out_phase("sweep", plan.sweep_runs, at_once, circumstances)
         runs = plan.runs(chosen_learning_rates(plan, read_sweep(plan)))
-        failed |= carry_out_phase("runs", runs, at_once, circumstances)
+        failed |= carry_out_phase("runs", runs, at_once, circumstances, prompts)
         evaluate_phase(plan, [run for run in runs if is_finished(run)])
     finally:
         disconnect(cluster)
@@ -173,9 +177,16 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
 
 
 def carry_out_phase(
-    phase: str, runs: Sequence[PlannedRun], at_once: int, circumstances: dict[str, Any]
+    phase: str,
+    runs: Sequence[PlannedRun],
+    at_once: int,
+    circumstances: dict[str, Any],
+    prompts: PromptSets | None = None,
 ) -> dict[Path, str]:
-    """Make the runs of a phase that are not finished; return the folders of those that failed, each with the reason.
+    """Make the runs of a phase that are not over; return the folders of those that failed, each with the reason.
+
+    Args:
+        prompts: those of the comparison; by default each run's own.
 
     Raises:
         ValueError: a folder that holds another run.
@@ -186,7 +197,7 @@ def carry_out_phase(
     finished = sum(map(is_finished, runs))
     if runs:
         say(f"{phase}: {len(runs)} in all" + (f", {finished} of them are finished" if finished else ""))
-    return carry_out(runs, partial(align_in_folder, circumstances), at_once, say)
+    return carry_out(runs, partial(align_in_folder, circumstances, prompts), at_once, say)
 
 
 def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun]) -> None:

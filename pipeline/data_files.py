@@ -178,7 +178,21 @@ def _hub_files(source: str, filesystem: HfFileSystem) -> list[str]:
         raise ValueError(f"{source!r} cannot be had from the hub: {error}; {_download_advice(source)}") from error
     if not found:
         raise ValueError(f"the hub has no files {HUB}{pattern}; {_download_advice(source)}")
+    if not source.startswith(HUB):
+        _refuse_several_splits(source, found)
     return found
+
+
+def _refuse_several_splits(source: str, paths: list[str]) -> None:
+    """Refuse to mix what the authors of a data set keep apart, such as train and test.
+
+    Raises:
+        ValueError: the parts, as they are to be named.
+    """
+    parts = sorted({path.rpartition("/")[0] for path in paths})
+    if len(parts) > 1:
+        choices = ", ".join(f"{HUB}{part}/*.parquet" for part in parts)
+        raise ValueError(f"{source!r} has {len(parts)} parts, which are not to be mixed; name one of them: {choices}")
 
 
 def _download_advice(source: str) -> str:

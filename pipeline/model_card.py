@@ -28,7 +28,7 @@ pipeline = StableDiffusionPipeline.from_pretrained("{settings.model.path}")
 pipeline.load_lora_weights("path/to/this/directory")
 ```
 
-## Held-out evaluation
+## {_evaluation_title(settings)}
 
 {evaluation_table}
 
@@ -38,6 +38,10 @@ pipeline.load_lora_weights("path/to/this/directory")
 {dump_settings(settings).rstrip()}
 ```
 """
+
+
+def _evaluation_title(settings: RunSettings) -> str:
+    return "Held-out evaluation" if settings.prompts.holds_out else "Evaluation on the prompts trained on"
 
 
 def _aligned_with(settings: RunSettings) -> str:

@@ -41,8 +41,11 @@ WEIGHT_FILES = (
 """What diffusers and transformers read a network's weights, or the list of their files, from."""
 
 
-def check_run(settings: RunSettings) -> int:
+def check_run(settings: RunSettings, kept: PromptSets | None = None) -> int:
     """Check the model, the rewards and the prompts of a run; no weights are loaded.
+
+    Args:
+        kept: the prompts that lie in the folder of a run that is taken up, whatever has become of their source.
 
     Returns:
         How many prompts are longer than the tokenizer takes; they are truncated as diffusers does, with a warning.
@@ -64,7 +67,7 @@ def check_run(settings: RunSettings) -> int:
         )
     if isinstance(settings.method, PairMethodSettings):
         check_pair_columns(locate_data(settings.method.data))
-    sets = check_prompts(settings.prompts)
+    sets = kept or check_prompts(settings.prompts)
     check_scorable(settings, sets.held_out)
     prompts = sets.train + sets.held_out
     # Prompts of data sets are counted when they have been read; a tokenizer takes no empty list.

@@ -44,12 +44,13 @@ def clean_prompts(texts: Iterable[str | None], source: str) -> list[str]:
 
 
 def split_prompts(prompts: Sequence[str], split: PromptSplitSettings) -> PromptSets:
-    """Each prompt on the side that the hash of its text and of the split's seed gives it.
+    """Each prompt, cleaned, on the side that the hash of its text and of the split's seed gives it.
 
     Raises:
         ValueError: one side is empty.
     """
-    held_out = [prompt for prompt in prompts if _place(prompt, split.seed) < split.share]
+    prompts = clean_prompts(prompts, "prompts.train")
+    held_out = in_order_of_hash([prompt for prompt in prompts if _place(prompt, split.seed) < split.share], split.seed)
     train = [prompt for prompt in prompts if _place(prompt, split.seed) >= split.share]
     if not train or not held_out:
         raise ValueError(
@@ -57,6 +58,11 @@ def split_prompts(prompts: Sequence[str], split: PromptSplitSettings) -> PromptS
             f"need one; {'raise' if train else 'lower'} prompts.split.share, or try another prompts.split.seed"
         )
     return PromptSets(train, held_out)
+
+
+def in_order_of_hash(prompts: Sequence[str], seed: int = 0) -> list[str]:
+    """Prompts in an order of their own texts, so that the first few are a sample of a list that was sorted somehow."""
+    return sorted(prompts, key=lambda prompt: _place(prompt, seed))
 
 
 def save_prompt_sets(sets: PromptSets, settings: PromptSettings, folder: Path) -> None:

@@ -71,6 +71,11 @@ class PromptSettings(Settings):
         return self
 
     @property
+    def holds_out(self) -> bool:
+        """Whether the final evaluation names other prompts than those trained on; two sources may still overlap."""
+        return self.split is not None or self.held_out != self.train or self.train == "demo"
+
+    @property
     def columns(self) -> dict[str, PromptColumnSettings]:
         """Those of `train` and `held_out` that are columns of data sets, by their name here."""
         sources = {"train": self.train, "held_out": self.held_out}

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import RewardSettings, RunSettings, SamplingSettings
 from pipeline.prompt_settings import PromptSource
+from pipeline.rewards import reward_class
 
 TRAINING_FILE = "training.json"
 
@@ -19,8 +20,8 @@ class TrainedReward(BaseModel):
     path: str | None = None
 
     def is_same(self, other: RewardSettings) -> bool:
-        """Whether `other` scores images as this one does; a path that is written differently is the same place."""
-        return self.name == other.name and _place(self.path) == _place(other.path)
+        """Whether `other` scores images as this one does; a path that is written differently, or not, is the same."""
+        return self.name == other.name and _place(self.name, self.path) == _place(other.name, other.path)
 
 
 class TrainingRecord(BaseModel):
@@ -66,5 +67,8 @@ def read_training_record(adapter: str) -> TrainingRecord | None:
         ) from error
 
 
-def _place(path: str | None) -> str | None:
-    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
+def _place(name: str, path: str | None) -> str | None:
+    """Where a reward's weights lie: of one that is given no path, where its kind is published."""
+    if path is None:
+        return reward_class(name).default_path
+    return str(Path(path).resolve()) if Path(path).exists() else path

@@ -131,6 +131,7 @@ def test_a_killed_comparison_goes_on_where_it_was_and_writes_its_report(interrup
     first, second = runs_of(interrupted)
     assert 2 <= len(finished_iterations(second)) < ITERATIONS
     kept = (first.folder / SUMMARY_FILE).stat().st_mtime_ns
+    (interrupted.folder.parent / "prompts.txt").unlink()  # the comparison's folder has what it needs
     job = RunningJob("--resume", interrupted.folder, script=COMPARE).wait()
     assert job.exit_code == 0, job.stderr
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from settings import miniature_settings
 
 from actors import alignment
@@ -22,9 +23,10 @@ def test_an_evaluation_that_fails_costs_no_adapter(ray_session, miniature_model:
     learnt = flatten_adapter(Policy.load(settings.model, settings.lora, settings.sampling, settings.seed)) + 1.0
     store = start_weight_store()
     store.publish.remote(3, 3, learnt)
-    crew: Any = SimpleNamespace(store=store, rollout_fleet=None, reward_fleet=None)
+    ticket = ray.get(store.current.remote())
+    crew: Any = SimpleNamespace(rollout_fleet=None, reward_fleet=None)
     with pytest.raises(RuntimeError, match="the judge is ill"):
-        alignment._conclude(settings, ["a red circle"], crew, tmp_path)
+        alignment._conclude(settings, ["a red circle"], crew, tmp_path, ticket)
     assert (tmp_path / "adapter" / "pytorch_lora_weights.safetensors").is_file()
-    assert "None was made." in (tmp_path / "adapter" / CARD_FILE).read_text(encoding="utf-8")
+    assert "The run made none." in (tmp_path / "adapter" / CARD_FILE).read_text(encoding="utf-8")
     assert not (tmp_path / "summary.json").exists()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import HfFileSystem
 
 from pipeline.data_files import columns_of, locate_data, parse_json, require_columns
 
@@ -99,6 +100,17 @@ def test_places_without_data_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("prompt\na fox\n")
     with pytest.raises(ValueError, match=r"several formats \(CSV, Parquet\); choose those of one by a pattern such as"):
         locate_data(str(tmp_path))
+
+
+def test_splits_of_a_data_set_on_the_hub_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = "datasets/owner/name@refs/convert/parquet/default"
+    of_one = [f"{copy}/train/{number:04d}.parquet" for number in range(2)]
+    monkeypatch.setattr(HfFileSystem, "glob", lambda _self, _pattern: of_one)
+    assert locate_data("owner/name").paths == tuple(of_one)
+    monkeypatch.setattr(HfFileSystem, "glob", lambda _self, _pattern: [*of_one, f"{copy}/test/0000.parquet"])
+    with pytest.raises(ValueError, match=r"has 2 parts, .* name one of them: hf://.*/default/test/\*.parquet, hf://"):
+        locate_data("owner/name")
+    assert len(locate_data("hf://datasets/owner/name/**/*.parquet").paths) == 3
 
 
 def test_a_hub_that_cannot_be_reached_names_the_id_and_the_way_round(monkeypatch: pytest.MonkeyPatch) -> None:

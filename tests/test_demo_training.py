@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from jobs.make_demo import main
 from pipeline.demo.captions import describe, leave_open
 from pipeline.demo.degrade import blur
 from pipeline.demo.grammar import UNSTATED, parse_prompt
@@ -135,6 +136,12 @@ def make_demo(folder: Path) -> list[str]:
         *(sys.executable, "-m", "jobs.make_demo", "--output", str(folder / "models"), "--work", str(folder / "work")),
         *("--scale", "0.002", "--processes", "1", "--threads", "1", "--device", "cpu"),
     ]
+
+
+def test_a_trials_folder_is_not_taken_for_the_real_run(tmp_path: Path) -> None:
+    (tmp_path / "scale.txt").write_text("0.01")
+    with pytest.raises(ValueError, match=r"was begun with --scale 0.01, and this run has 1; give another --work"):
+        main(["--work", str(tmp_path), "--output", str(tmp_path / "models")])
 
 
 def test_make_demo_killed_continues_to_a_whole_set_of_models(tmp_path: Path) -> None:

@@ -106,6 +106,17 @@ def test_held_out_is_what_no_adapter_was_trained_on(tmp_path: Path) -> None:
     assert held_out_rewards(settings_of(on_clip, rewards=("jpeg_compressibility", clip))) == ["jpeg_compressibility"]
 
 
+def test_the_published_weights_are_the_same_whether_they_are_named_or_not(tmp_path: Path) -> None:
+    adapter = write_record(tmp_path / "run" / "adapter", reward={"name": "pickscore"})
+    named = ("pickscore=yuvalkirstain/PickScore_v1", "jpeg_compressibility")
+    assert held_out_rewards(settings_of(adapter, rewards=named)) == ["jpeg_compressibility"]
+
+
+def test_a_table_of_prompts_without_its_column_names_the_option() -> None:
+    with pytest.raises(ValueError, match="name the column that holds the prompts by --prompt-column"):
+        settings_from(["a/b"], "prompts.csv", None, ["clip"], "m", 5, [])
+
+
 def test_a_malformed_record_is_named(tmp_path: Path) -> None:
     (tmp_path / TRAINING_FILE).write_text('{"run": 3}')
     with pytest.raises(ValueError, match=f"{TRAINING_FILE} is no training record"):

@@ -12,6 +12,7 @@ from settings import miniature_settings
 
 from pipeline.config import RunSettings
 from pipeline.preflight import check_model, check_rewards, check_run
+from pipeline.prompt_sets import PromptSets
 from pipeline.rewards import reward_scale
 from pipeline.rewards.clip import ClipReward
 
@@ -99,6 +100,13 @@ def test_a_clipping_scheduler_is_refused(copied: Path) -> None:
     edit(copied / "scheduler" / "scheduler_config.json", clip_sample=True)
     with pytest.raises(ValueError, match="the scheduler clips its x0 prediction"):
         check_run(miniature_settings(copied))
+
+
+def test_a_run_that_is_taken_up_needs_no_source_of_its_prompts(miniature_model: Path, tmp_path: Path) -> None:
+    settings = miniature_settings(miniature_model, prompts={"train": str(tmp_path / "gone.txt"), "held_out": "demo"})
+    with pytest.raises(ValueError, match="there is no prompt file"):
+        check_run(settings)
+    assert check_run(settings, PromptSets(["a fox"], ["a red circle"])) == 0
 
 
 def test_more_steps_than_the_schedule_has_are_refused(miniature_model: Path) -> None:

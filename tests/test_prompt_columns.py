@@ -9,7 +9,7 @@ import pytest
 
 from actors.cluster import ClusterInfo
 from actors.prompts import prompts_of_run, read_prompt_column
-from pipeline.prompt_sets import PromptSets, save_prompt_sets
+from pipeline.prompt_sets import save_prompt_sets
 from pipeline.prompt_settings import PromptColumnSettings, PromptSettings
 
 
@@ -40,7 +40,8 @@ def test_a_run_splits_a_data_set_and_is_resumed_with_the_same_prompts(data_set: 
     assert len(sets.train) + len(sets.held_out) == 40
     in_order = [f"prompt {n} {row}" for n in range(2) for row in range(20)]
     assert 0 < len(sets.held_out) < 20 and set(sets.train).isdisjoint(sets.held_out)
-    assert sets == PromptSets(*([p for p in in_order if p in side] for side in (sets.train, sets.held_out)))
+    assert sets.train == [prompt for prompt in in_order if prompt in sets.train]
+    assert sets.held_out != [prompt for prompt in in_order if prompt in sets.held_out], "a sample first, of both files"
     save_prompt_sets(sets, settings, run)
     shutil.rmtree(data_set)
     assert prompts_of_run(settings, run) == sets
@@ -52,6 +53,7 @@ def test_a_run_splits_a_data_set_and_is_resumed_with_the_same_prompts(data_set: 
         ("a.csv", 'n,prompt\n1,"a fox,\nasleep"\n2,\n3,a cat\n'),
         ("a.tsv", "n\tprompt\n1\ta fox, asleep\n3\ta cat\n"),
         ("a.jsonl", '{"prompt": "a fox, asleep"}\n{"prompt": null}\n{"prompt": "a cat"}\n'),
+        ("a.ndjson", '{"prompt": "a fox, asleep"}\n{"prompt": "a cat"}\n'),
         ("a.json", '["a fox, asleep", "a cat"]'),
     ],
 )

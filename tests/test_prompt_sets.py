@@ -57,6 +57,12 @@ def test_case_does_not_decide_the_side() -> None:
     assert [prompt.lower() for prompt in split_prompts(prompts, split).train] == lower.train
 
 
+def test_spellings_of_one_prompt_are_never_on_both_sides() -> None:
+    spellings = [spelling for n in range(40) for spelling in (f"a caf\u00e9  {n}", f"A cafe\u0301 {n} ")]
+    sets = split_prompts(spellings, PromptSplitSettings(share=0.5))
+    assert sorted(sets.train + sets.held_out) == sorted(f"a caf\u00e9 {n}" for n in range(40))
+
+
 def test_an_empty_side_is_refused() -> None:
     with pytest.raises(ValueError, match=r"holds out 0 of 1 prompts at share=0.001, .*raise prompts.split.share"):
         split_prompts(["a fox"], PromptSplitSettings(share=0.001))

@@ -8,6 +8,7 @@ from pipeline.config_loading import parse_as
 from pipeline.evaluation.preflight import check_prompts_to_draw
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.prompt_sets import HELD_OUT_FILE
+from pipeline.training_record import TrainedReward
 from pipeline.worker_settings import PoolSettings
 
 ADAPTER_FOLDER = "adapter"
@@ -55,8 +56,12 @@ def check_evaluation_of_all(plan: Plan) -> None:
                     f"{first.label!r} and {cell.label!r} differ in {name}, and all variants are held against one base "
                     f"model, on the same prompts; move what differs in {name} to the overrides of all runs"
                 )
-    trained = {_key(reward) for cell in plan.cells for reward in cell.settings.rewards_learnt_from}
-    if all(_key(reward) in trained for reward in _rewards(plan)):
+    trained = {
+        TrainedReward(name=reward.name, path=reward.path)
+        for cell in plan.cells
+        for reward in cell.settings.rewards_learnt_from
+    }
+    if all(any(one.is_same(reward) for one in trained) for reward in _rewards(plan)):
         raise ValueError(
             "every reward of the comparison is trained on by a variant, so a hacked reward could not be told from a "
             "better model; add one that none is trained on to evaluation.rewards of the base run"

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.config_loading import apply_override, parse_as
+from pipeline.data_files import FORMATS
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.training_record import TrainingRecord, read_training_record
 
@@ -31,6 +33,8 @@ def settings_from(
     Raises:
         ValueError: a key or a value that does not hold, or adapters that were trained with different settings.
     """
+    if prompt_column is None and Path(prompts).suffix.lower() in FORMATS:
+        raise ValueError(f"--prompts {prompts} is a table; name the column that holds the prompts by --prompt-column")
     values: dict[str, Any] = {
         "adapters": [_adapter(text) for text in adapters],
         "prompts": prompts if prompt_column is None else {"path": prompts, "column": prompt_column},

@@ -5,6 +5,8 @@ HELD_OUT = (
     "the reward. An interval that leaves zero out tells a change from chance."
 )
 
+NOT_HELD_OUT = "These prompts are those that were trained on, as in the paper: what holds for others is not seen here."
+
 INTERVAL_OVER_PAIRS = (
     "The interval of a single run is that of its mean difference over pairs; the images of a prompt are resampled "
     "together."
@@ -27,15 +29,17 @@ HACKING = (
 
 ROLLOUT_REWARD = (
     "The mean reward of the images that the rollouts finish, over what had been spent on the policy that drew "
-    "them: the first point is the base model. A rollout goes on from the better of two candidates, and guidance "
-    "moves that along the reward's gradient, so its images score above what the same policy draws by itself, with "
-    "guidance far above. To compare methods, read the held-out evaluation."
+    "them: the first point is the base model. TailorPO's rollouts go on from the better of two candidates, and "
+    "guidance moves that along the reward's gradient, so their images score above what the same policy draws by "
+    "itself, with guidance far above; other methods' rollouts choose no better ones. To compare methods, read the "
+    "held-out evaluation."
 )
 
 COSTS_EXPLAINED = (
     "A network call is one latent forward through the network, with both branches of classifier-free guidance, by "
-    "the rollouts, the reference or the learner; backwards are not counted. Time is that of rollouts and "
-    "learning, without checkpoints, sample grids, evaluation, and the pauses of an interrupted run."
+    "the rollouts, the reference or the learner, or of Diffusion-DPO, whose loss needs but one of them, with that; "
+    "backwards are not counted. Time is that of rollouts and learning, without checkpoints, sample grids, evaluation, "
+    "and the pauses of an interrupted run."
 )
 
 BANDS = (
@@ -44,11 +48,12 @@ BANDS = (
 )
 
 DIAGNOSTICS = (
-    "The loss is ln 2 = 0.6931 where policy and reference agree, and stays close to it while β times the margin "
-    "is small. Implicit accuracy is the share of pairs whose winner the policy has come to favour, compared with "
-    "the reference; 0.5 is chance. The margin is by how much, as a log-ratio without β. The drift is half the "
-    "squared distance between the means of policy and reference, in standard deviations of the step. Ties are "
-    "pairs without a preference; they are not trained on."
+    "The loss of preferences is ln 2 = 0.6931 where policy and reference agree, and stays close to it while β times "
+    "the margin is small; that of DDPO is a policy gradient's, about 0, and its size says nothing. Implicit accuracy "
+    "is the share of pairs whose winner the policy has come to favour, compared with the reference; 0.5 is chance. The "
+    "margin is by how much, as a log-ratio without β. The drift is half the squared distance between the means of "
+    "policy and reference, in standard deviations of the step. Ties are pairs without a preference; they are not "
+    "trained on."
 )
 
 STEPS = (
@@ -69,8 +74,8 @@ PAIRS = (
 
 PICTURES = (
     "Of each method, the run of the lowest seed. Sample grids show what the base model and the newest policy draw "
-    "from fixed prompts and noise. Pairs are of held-out prompts: those whose reward changed most, for better or "
-    "worse."
+    "from fixed prompts and noise. Pairs are of the evaluation's prompts: those whose reward changed most, for "
+    "better or worse."
 )
 
 NOT_EVALUATED = "No run has been evaluated on held-out prompts yet."

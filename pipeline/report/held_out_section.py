@@ -13,6 +13,7 @@ from pipeline.report.explanations import (
     INTERVAL_OVER_PAIRS,
     INTERVAL_OVER_SEEDS,
     NOT_EVALUATED,
+    NOT_HELD_OUT,
 )
 from pipeline.report.held_out import HeldOutRow, rows_of_runs, rows_over_seeds
 from pipeline.report.looks import Look, looks_of
@@ -30,7 +31,7 @@ def held_out_section(comparison: Comparison) -> Section:
         return Section("Held-out evaluation", paragraphs=(NOT_EVALUATED,))
     return Section(
         "Held-out evaluation",
-        paragraphs=(" ".join([HELD_OUT, *_meaning_of_intervals(rows)]),),
+        paragraphs=(" ".join([HELD_OUT, *_meaning_of_prompts(comparison), *_meaning_of_intervals(rows)]),),
         tables=(_table("Rewards", comparison, rows, REWARD_COLUMNS),),
         charts=difference_charts(rows, looks_of(comparison)) if len(comparison.methods) > 1 else (),
         folded=_table_of_runs(comparison, "reward", REWARD_COLUMNS),
@@ -82,6 +83,10 @@ def hacking_section(comparison: Comparison) -> Section | None:
         tables=(_table("Measures", comparison, rows, HACKING_COLUMNS),) if rows else (),
         folded=_table_of_runs(comparison, "hacking", HACKING_COLUMNS) + verdicts,
     )
+
+
+def _meaning_of_prompts(comparison: Comparison) -> list[str]:
+    return [] if all(run.settings.prompts.holds_out for run in comparison.runs) else [NOT_HELD_OUT]
 
 
 def _meaning_of_intervals(rows: Sequence[HeldOutRow]) -> list[str]:
