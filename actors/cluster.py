@@ -54,7 +54,7 @@ class ClusterInfo:
     log_directory: str
 
 
-def connect(cpus_asked: float = 0.0, *, worker_logs: bool = False, own_modules: Sequence[Path] = ()) -> ClusterInfo:
+def connect(cpus_asked: float = 0.0, *, own_modules: Sequence[Path] = ()) -> ClusterInfo:
     """Join the cluster named by RAY_ADDRESS (`ray job submit` sets it), else start Ray on this machine.
 
     A process that is connected already stays as it is. On this machine CPUs are only bookkeeping, so Ray is told of at
@@ -62,7 +62,6 @@ def connect(cpus_asked: float = 0.0, *, worker_logs: bool = False, own_modules: 
 
     Args:
         cpus_asked: logical CPUs that all actors of the run reserve together.
-        worker_logs: print what workers print on the driver's terminal as well.
         own_modules: Python files and packages of the user's that the workers import.
 
     Raises:
@@ -77,7 +76,7 @@ def connect(cpus_asked: float = 0.0, *, worker_logs: bool = False, own_modules: 
         )
     if ray.is_initialized():
         return _describe("already connected")
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": worker_logs}
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address:
         ray.init(runtime_env=_cluster_runtime_env(own_modules), **quiet)
         return _describe("joined")

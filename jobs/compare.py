@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs.quiet import be_quiet, one_readable_message
+from jobs.quiet import be_quiet, one_readable_message, resumable_by
 from pipeline.comparison.loading import check_folders, is_finished, load_begun, load_comparison, open_folder
 from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
@@ -124,7 +125,8 @@ def run(plan: Plan, resumes: bool) -> None:
         if not resumes:
             # Another process may have begun it while this one waited.
             refuse_existing(plan.folder)
-        failed = make_and_evaluate(plan, resumes)
+        with resumable_by(f"python jobs/compare.py --resume {shlex.quote(str(plan.folder))}"):
+            failed = make_and_evaluate(plan, resumes)
         report = write_comparison_report(plan)
     if failed:
         reasons = "".join(f"\n  {folder}: {reason}" for folder, reason in failed.items())

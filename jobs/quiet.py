@@ -41,6 +41,23 @@ def be_quiet() -> None:
 
 
 @contextmanager
+def resumable_by(command: str) -> Iterator[None]:
+    """End a job that SIGTERM or Ctrl-C stops with the command that takes it up again, and the exit code of shells."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        number = signal.SIGINT
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:  # with which Ray's own handler of that signal exits
+            raise
+        number = signal.SIGTERM
+    else:
+        return
+    print(f"stopped; what was finished is kept; continue with: {command}", file=sys.stderr, flush=True)
+    sys.exit(128 + number)
+
+
+@contextmanager
 def one_readable_message() -> Iterator[None]:
     """End the process with the message of a fault of the user's, or of the storage's, without a stack or secrets."""
     terminal = logging.StreamHandler()

@@ -64,8 +64,11 @@ def image_grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
     return make_image_grid([*images, *blanks], rows=rows, cols=columns)
 
 
+PAIRS_PER_ROW = 3
+
+
 def before_after_grid(
-    before: Sequence[Image.Image], after: Sequence[Image.Image], prompts: Sequence[str], pairs_per_row: int = 3
+    before: Sequence[Image.Image], after: Sequence[Image.Image], prompts: Sequence[str]
 ) -> Image.Image:
     """Show pictures of the base model beside those of the aligned one, each pair under its prompt.
 
@@ -73,14 +76,14 @@ def before_after_grid(
     original pixel stays visible. The font that comes with Pillow has ASCII alone: other characters show as boxes.
 
     Raises:
-        ValueError: no pairs, lengths that differ, pictures of different sizes, or ``pairs_per_row`` below 1.
+        ValueError: no pairs, lengths that differ, or pictures of different sizes.
     """
     if not len(before) == len(after) == len(prompts):
         raise ValueError(f"{len(before)} pictures before, {len(after)} after and {len(prompts)} prompts do not pair up")
     width, _ = _common_size([*before, *after])
     factor = ceil(READABLE_SIDE / width)
     pairs = [_captioned_pair(*pair, factor) for pair in zip(before, after, prompts, strict=True)]
-    return image_grid(pairs, pairs_per_row)
+    return image_grid(pairs, PAIRS_PER_ROW)
 
 
 def save_png(image: Image.Image, path: Path) -> None:

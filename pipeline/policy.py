@@ -49,7 +49,6 @@ class Policy:
         # Where the network lives, and its precision. diffusers finds them by walking through the whole network: 8 ms.
         self.device: torch.device = unet.device
         self.dtype: torch.dtype = unet.dtype
-        self.truncated_prompts: set[str] = set()
         self._network: Any = unet
         self._embedding = lru_cache(maxsize=CACHED_PROMPTS)(self._encode)
         self._frozen = False
@@ -172,7 +171,6 @@ class Policy:
     def _encode(self, prompt: str) -> Tensor:
         length = self.tokenizer.model_max_length
         if len(self.tokenizer(prompt).input_ids) > length:
-            self.truncated_prompts.add(prompt)
             logger.warning("prompt is longer than the tokenizer's %d tokens and is truncated: %r", length, prompt)
         tokens = self.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         with torch.no_grad():

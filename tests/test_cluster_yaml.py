@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -201,7 +202,9 @@ def test_mounted_file_system_is_in_the_cluster_region() -> None:
 
 def test_set_up_needs_only_what_is_mounted(config: Config) -> None:
     local = [ROOT / path for path in config["file_mounts"].values() if not path.startswith("~")]
-    assert {path.name for path in local} == {"pyproject.toml", "constraints.txt", "drain_on_notice.py"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    described = {"pyproject.toml", project["readme"], *project["license-files"]}
+    assert {path.name for path in local} == described | {"constraints.txt", "drain_on_notice.py"}
     assert all(path.is_file() for path in local)
 
 

@@ -20,6 +20,13 @@ def test_a_page_that_comes_from_the_code_is_up_to_date(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == PAGES[path](), "run `make docs`"
 
 
+def test_the_walk_through_the_code_passes_every_module() -> None:
+    walk = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    modules = [path for floor in ("pipeline", "actors", "jobs") for path in (REPOSITORY / floor).glob("[!_]*")]
+    names = {f"`{path.name}/`" if path.is_dir() else f"`{path.name}`" for path in modules}
+    assert {name for name in names if name not in walk} == set()
+
+
 @pytest.mark.parametrize("table", RUNS, ids=lambda path: path.parent.name)
 def test_the_readme_shows_every_committed_evaluation_as_it_was_written(table: Path) -> None:
     rewards, *_ = table.read_text(encoding="utf-8").strip().split("\n\n")

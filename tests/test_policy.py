@@ -174,7 +174,6 @@ def test_long_prompts_are_counted_and_warned_of_once(miniature_model: Path, capl
         policy.encode_prompts([long, "a red circle", long])
         policy.encode_prompts([long])
     ours = [record for record in caplog.records if record.name == "pipeline.policy"]
-    assert policy.truncated_prompts == {long}
     assert len(ours) == 1
     assert f"longer than the tokenizer's {limit} tokens" in ours[0].message
 

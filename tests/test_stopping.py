@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.quiet import resumable_by
 from pipeline.stopping import RunStoppedError, StopRequest, work_until_stopped
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -99,3 +100,22 @@ def test_whoever_listens_late_hears_of_a_request_too():
     assert heard == ["late"]
     with pytest.raises(RunStoppedError, match="stopped by SIGINT"):
         stop.raise_if_made()
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [(KeyboardInterrupt(), 130), (SystemExit(signal.SIGTERM), 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_job_that_is_stopped_says_how_to_go_on(
+    end: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's handler of SIGTERM exits with the signal's number."""
+    with pytest.raises(SystemExit) as caught, resumable_by("python jobs/compare.py --resume here"):
+        raise end
+    assert caught.value.code == code
+    assert "continue with: python jobs/compare.py --resume here" in capsys.readouterr().err
+
+
+def test_a_job_that_ends_by_itself_says_nothing_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="a reason"), resumable_by("it"):
+        sys.exit("a reason")
+    assert capsys.readouterr().err == ""
