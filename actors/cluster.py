@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Ray Data's tasks and Ray Train's controller need logical CPUs too: with every CPU reserved by actors, Ray Data hangs.
+# Data sets are read by tasks of a CPU each, which would wait for ever where actors, of other runs too, have them all.
 SPARE_CPUS = 2
 
 # What a cluster's nodes need not receive; .gitignore and .rayignore are honoured on top.

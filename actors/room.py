@@ -9,8 +9,8 @@ from actors.cluster import SPARE_CPUS
 from actors.crew import most_worker_requests
 from pipeline.config import RunSettings
 
-# Beside its actors every run has Ray Data's tasks and Ray Train's controller.
-SPARE = WorkerRequest("Ray Data and Ray Train", SPARE_CPUS, {"CPU": 1.0})
+# Beside its actors a run may have tasks that read a data set.
+SPARE = WorkerRequest("Ray Data", SPARE_CPUS, {"CPU": 1.0})
 
 
 def runs_with_room(runs: Sequence[RunSettings], at_most: int) -> int:

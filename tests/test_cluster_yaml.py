@@ -34,7 +34,7 @@ from actors.capacity import WorkerRequest, fits
 from actors.crew import most_worker_requests
 from pipeline.config_loading import load_settings
 
-# Ray Data's tasks and Ray Train's controller run beside the workers.
+# Tasks that read data sets run beside the workers.
 CPUS_OF_THE_PLAN = WorkerRequest("plan", 2, {"CPU": 1})
 
 

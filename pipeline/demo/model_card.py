@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+from pipeline.images import to_pixels
 
 _HEADER = """---
 license: apache-2.0
@@ -99,8 +100,7 @@ def sample_grid(images: Tensor, columns: int = 8, gap: int = 2) -> Image.Image:
     """Images (N, 3, 64, 64) in [0, 1] as one picture in reading order."""
     side = images.shape[-1] + gap
     grid = Image.new("RGB", (columns * side + gap, -(-len(images) // columns) * side + gap), "white")
-    for index, image in enumerate(images):
-        pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    for index, pixels in enumerate(to_pixels(images)):
         grid.paste(Image.fromarray(pixels), (gap + index % columns * side, gap + index // columns * side))
     ImageDraw.Draw(grid).rectangle((0, 0, grid.width - 1, grid.height - 1), outline="gray")
     return grid

@@ -12,6 +12,7 @@ from pipeline.demo.captions import leave_open
 from pipeline.demo.grammar import SINGLE_SHARE, is_held_out, scene_from_attributes
 from pipeline.demo.renderer import draw_scenes, random_attributes
 from pipeline.demo.train_clip import change_one_attribute, is_right
+from pipeline.images import to_pixels
 from pipeline.preference_pairs import CAPTION, FIRST, LABEL, SECOND
 
 JPEG_QUALITY = 95
@@ -50,7 +51,7 @@ def _scenes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, lis
 def _encode(images: Tensor) -> list[bytes]:
     """(B, 3, H, W) in [0, 1] -> JPEG files."""
     files = []
-    for image in (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy():
+    for image in to_pixels(images):
         buffer = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
         files.append(buffer.getvalue())

@@ -12,7 +12,7 @@ from pipeline.demo.degrade import blur
 from pipeline.demo.grammar import ATTRIBUTES, UNSTATED, parse_prompt
 from pipeline.demo.judge import JudgeModel, all_correct, attributes_correct, stated_attributes
 from pipeline.demo.renderer import draw_scenes, random_attributes
-from pipeline.demo.train_clip import change_one_attribute, normalise, swap_binding, swap_objects
+from pipeline.demo.train_clip import change_one_attribute, pixel_values, swap_binding, swap_objects
 
 GUIDANCE_SCALE = 3.0
 SAMPLING_STEPS = 20
@@ -81,7 +81,7 @@ def clip_quality(
     texts = _text_embeddings(clip, tokenizer, captions).unflatten(0, (count, misses + 3))
 
     def embed(images: Tensor) -> Tensor:
-        features = [clip.get_image_features(normalise(chunk)).pooler_output for chunk in images.split(_CHUNK)]
+        features = [clip.get_image_features(pixel_values(chunk)).pooler_output for chunk in images.split(_CHUNK)]
         return torch.nn.functional.normalize(torch.cat(features), dim=-1)
 
     images = draw_scenes(rows, generator)

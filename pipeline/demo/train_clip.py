@@ -20,6 +20,7 @@ from pipeline.demo.grammar import ATTRIBUTE_VALUES, UNSTATED
 from pipeline.demo.renderer import draw_scenes, random_attributes
 from pipeline.demo.train_judge import classification_loss
 from pipeline.demo.training import LoopConfig, fast_precision, train
+from pipeline.rewards.clip_preprocessing import normalise
 
 FAMILY = 4
 READING_WEIGHT = 0.2
@@ -112,10 +113,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return jitter_colours(images, 0.05, generator).clamp(0, 1)
 
 
-def normalise(images: Tensor) -> Tensor:
+def pixel_values(images: Tensor) -> Tensor:
     """Images in [0, 1] as the vision tower takes them."""
-    mean, std = (torch.tensor(value, device=images.device)[:, None, None] for value in (IMAGE_MEAN, IMAGE_STD))
-    return (images - mean) / std
+    return normalise(images, IMAGE_MEAN, IMAGE_STD)
 
 
 def masked_contrastive_loss(similarity: Tensor, right: Tensor) -> tuple[Tensor, float]:
@@ -147,7 +147,7 @@ def train_clip(
         tokens = tokenizer(describe(stated, generator), padding=True, return_tensors="pt").to(device)
         images = augment(draw_scenes(rows, generator).to(device), generator)
         with fast_precision(device):
-            similarity, read = model(tokens, normalise(images))
+            similarity, read = model(tokens, pixel_values(images))
         with torch.no_grad():
             model.clip.logit_scale.clamp_(max=_LARGEST_LOGIT_SCALE)
         contrastive, accuracy = masked_contrastive_loss(similarity, is_right(stated, rows).T.to(device))
