@@ -17,6 +17,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(autouse=True)
+def environment_variables() -> Iterator[None]:
+    """What a test, or a job that it calls, sets in this process's environment ends with the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[ClusterInfo]:
     """A local Ray of 8 or more logical CPUs, shared by the tests of a module and stopped after them.

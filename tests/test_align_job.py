@@ -34,8 +34,7 @@ LATENT_SHAPE = (4, 8, 8)
 
 @pytest.fixture(autouse=True)
 def process_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`main`, called in this process, sets variables of it, and takes paths from the folder it is started in."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
+    """`main`, called in this process, takes paths from the folder it is started in."""
     monkeypatch.chdir(REPOSITORY)
 
 

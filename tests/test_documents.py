@@ -2,11 +2,14 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from actors.capacity import fits
+from actors.crew import worker_requests
 from jobs.make_docs import PAGES
 from pipeline.config_loading import load_settings, parse_settings
 
@@ -25,6 +28,14 @@ def test_the_walk_through_the_code_passes_every_module() -> None:
     modules = [path for floor in ("pipeline", "actors", "jobs") for path in (REPOSITORY / floor).glob("[!_]*")]
     names = {f"`{path.name}/`" if path.is_dir() else f"`{path.name}`" for path in modules}
     assert {name for name in names if name not in walk} == set()
+
+
+def test_the_readmes_run_on_gpus_fits_on_one() -> None:
+    (command,) = (line for line in README.splitlines() if "name=demo-gpu" in line)
+    config, *overrides = shlex.split(command.partition("--config ")[2])
+    settings = load_settings(REPOSITORY / config, overrides)
+    assert all(role.num_gpus > 0 for role in (settings.rollout, settings.reward_actors, settings.learner))
+    assert fits(worker_requests(settings), [{"CPU": 8.0, "GPU": 1.0}])
 
 
 @pytest.mark.parametrize("table", RUNS, ids=lambda path: path.parent.name)

@@ -1,7 +1,6 @@
 """Run folders in a bucket: an S3 server on loopback holds what a disk would, and a run is taken up from there."""
 
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -151,7 +150,6 @@ def test_a_store_that_fails_is_named(tmp_path, monkeypatch):
 
 def test_where_a_run_in_a_bucket_stands_is_told_by_its_objects(bucket, tmp_path, capsys, monkeypatch):
     """What is not read is not fetched: of a checkpoint's weights and of what was drawn there is nothing here."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # a job sets variables of its process
     location, folder = f"{bucket}/standing", write_run_folder(tmp_path / "run", [1.0, 2.5])
     position = json.dumps({"next_iteration": 2, "policy_version": 2, "seconds": 20.0})
     write(folder, {f"checkpoints/iteration_000002/{name}": position for name in ("position.json", "manifest.json")})

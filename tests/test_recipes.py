@@ -1,6 +1,5 @@
 """Every file in configs/ passes a dry run, and every recipe for Stable Diffusion v1.5 runs on its miniature."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +82,6 @@ def test_a_recipe_has_the_settings_of_the_paper(path: Path) -> None:
 def test_every_shipped_configuration_passes_a_dry_run(
     path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.chdir(REPOSITORY)
     off_line = isinstance(load_settings(path).method, DiffusionDPOSettings)
     main(["--config", str(path), "--dry-run", *([f"method.data={pairs}"] if off_line else [])])
