@@ -30,7 +30,8 @@ def read_prompt_sets(settings: PromptSettings) -> PromptSets:
     if settings.split is not None:
         return split_prompts(prompts, settings.split)
     assert settings.held_out is not None, "the settings choose held-out prompts where no split does"
-    return PromptSets(prompts, read_held_out(settings.held_out))
+    held_out = read_held_out(settings.held_out)
+    return PromptSets(prompts, held_out if isinstance(settings.held_out, str) else in_order_of_hash(held_out))
 
 
 def read_held_out(source: PromptSource) -> list[str]:
@@ -41,7 +42,7 @@ def read_held_out(source: PromptSource) -> list[str]:
     """
     if isinstance(source, str):
         return load_held_out_prompts(source)
-    return in_order_of_hash(read_prompt_column(source, "held_out"))
+    return read_prompt_column(source, "held_out")
 
 
 def read_prompt_column(source: PromptColumnSettings, role: str) -> list[str]:

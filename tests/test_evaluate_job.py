@@ -200,7 +200,9 @@ def test_the_report_shows_intervals_measures_and_pictures(folder, tmp_path, caps
 
 
 def test_a_failure_keeps_what_is_through_and_the_same_command_goes_on(evaluated):
-    assert evaluated.error.startswith("error: RewardError: reward 'tires' returned nan for the prompt 'a red circle'")
+    assert evaluated.error.startswith(
+        "error: NonFiniteScoreError: reward 'tires' returned nan for the prompt 'a red circle'"
+    )
     assert "the same command goes on" in evaluated.error and (evaluated.folder / "error.log").is_file()
     assert evaluated.left == {"style", "kohya"}
     assert "\nstyle: " in evaluated.first and "\nkohya: " in evaluated.first and "\nrun: " not in evaluated.first

@@ -7,53 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import ray
+from fleet_fixtures import Worker, all_results, stats, wait_until
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
-from actors.cluster import ClusterInfo
 from actors.fleet import Fleet, start_fleet
-from actors.fleet_state import FleetError, FleetStats
+from actors.fleet_state import FleetError
 from actors.leasing import call_leased, call_leased_sync
-from actors.liveness import own_actor_id
 
-
-class Worker:
-    """An asynchronous worker that notes how many calls it serves at once, and in which order they came."""
-
-    def __init__(self) -> None:
-        self.now = self.peak = 0
-        self.order: list[int] = []
-
-    async def ready(self) -> bool:
-        return True
-
-    async def work(self, number: int, seconds: float) -> int:
-        self.now += 1
-        self.peak = max(self.peak, self.now)
-        self.order.append(number)
-        await asyncio.sleep(seconds)
-        self.now -= 1
-        return os.getpid()
-
-    async def history(self) -> tuple[int, list[int]]:
-        return self.peak, self.order
-
-    async def refuse(self, value: str) -> None:
-        raise LookupError(f"no such prompt: {value}")
-
-    async def call_a_dead_actor(self) -> None:
-        raise ActorDiedError()
-
-    async def die(self) -> None:
-        os._exit(1)
+pytest_plugins = ["fleet_fixtures"]
 
 
 class HangingWorker:
@@ -111,69 +79,6 @@ class CrashingWorker:
 
     def ready(self) -> bool:
         return True
-
-
-class FirstWorker:
-    """The first to come is ready, all others fail."""
-
-    def __init__(self, directory: Path) -> None:
-        try:
-            (directory / "first").touch(exist_ok=False)
-        except FileExistsError:
-            raise OSError("no driver on this node") from None
-
-    def ready(self) -> bool:
-        return True
-
-    def pid(self) -> int:
-        return os.getpid()
-
-
-class LateWorker:
-    """The first to come is ready at once, the others when `directory` holds a file named go."""
-
-    def __init__(self, directory: Path) -> None:
-        try:
-            (directory / "first").touch(exist_ok=False)
-        except FileExistsError:
-            wait_until((directory / "go").exists)
-
-    def ready(self) -> bool:
-        return True
-
-    def pid(self) -> int:
-        return os.getpid()
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
-
-
-def stats(fleet: ActorHandle) -> FleetStats:
-    return ray.get(fleet.stats.remote())
-
-
-@pytest.fixture
-def start(ray_session: ClusterInfo) -> Iterator[Callable[..., ActorHandle]]:
-    """`start_fleet` of a name and workers that reserve no CPU; the fleets are shut down after the test."""
-    fleets = []
-
-    def start(actor_class: type, *args: Any, **settings: Any) -> ActorHandle:
-        fleets.append(start_fleet("crew", actor_class, actor_args=args, actor_options={"num_cpus": 0}, **settings))
-        ray.get(fleets[-1].grow.remote())
-        return fleets[-1]
-
-    yield start
-    for fleet in fleets:
-        ray.get(fleet.shutdown.remote())
-        ray.kill(fleet)
-
-
-async def all_results(fleet: ActorHandle, count: int, seconds: float) -> list[int]:
-    return await asyncio.gather(*(call_leased(fleet, "work", number, seconds) for number in range(count)))
 
 
 def test_calls_on_a_worker_are_bounded(start):
@@ -257,79 +162,6 @@ def test_processes_that_crash_while_starting_end_the_fleet(start, tmp_path):
     assert log.read_text() == "xx"
 
 
-def test_workers_beyond_the_minimum_wait_for_grow(ray_session):
-    fleet = start_fleet("crew", Worker, actor_options={"num_cpus": 0}, max_workers=3)
-    assert ray.get(fleet.wait_ready.remote(1, 60.0)) == 1
-    assert (stats(fleet).ready, stats(fleet).pending) == (1, 0)
-    ray.get([fleet.grow.remote(), fleet.grow.remote()])  # the second changes nothing
-    assert ray.get(fleet.wait_ready.remote(3, 60.0)) == 3
-    assert stats(fleet).pending == 0
-    ray.get(fleet.shutdown.remote())
-    ray.kill(fleet)
-
-
-def test_idle_workers_above_the_minimum_are_given_back_until_calls_wait(start):
-    fleet = start(Worker, max_workers=3, idle_timeout_s=1.0)
-    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 2))
-    time.sleep(1.5)
-    assert stats(fleet).ready == 1, "the minimum stays"
-    pids = asyncio.run(all_results(fleet, 12, 1.0))
-    assert len(set(pids)) == 3
-    wait_until(lambda: stats(fleet).given_back == 4)
-    assert (stats(fleet).lost, stats(fleet).restarts, stats(fleet).failed_starts) == (0, 0, 0)
-
-
-def test_workers_that_wait_for_room_are_given_back_when_there_is_nothing_to_do(start, tmp_path):
-    fleet = start(LateWorker, tmp_path, max_workers=2, idle_timeout_s=1.0)
-    lease, waiting = ray.get(fleet.lease.remote()), fleet.lease.remote()
-    time.sleep(2.0)
-    assert (stats(fleet).pending, stats(fleet).given_back) == (1, 0), "somebody waits for it"
-    ray.get(fleet.release.remote(lease.lease_id))
-    ray.get(waiting)
-    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 1))
-
-
-def test_a_learner_that_dies_finds_its_place_before_workers_that_wait_for_one(ray_session, caller, tmp_path):
-    """The learner, which the fleet has grown for, is one of two actors; the second is its successor."""
-    successor = ray.remote(Caller).options(num_cpus=0).remote()
-    fleet = start_fleet("crew", LateWorker, actor_args=(tmp_path,), actor_options={"num_cpus": 0}, max_workers=2)
-    assert ray.get(fleet.wait_ready.remote()) == 1
-    ray.get(fleet.grow.remote(ray.get(caller.own_id.remote())))
-    assert (stats(fleet).ready, stats(fleet).pending) == (1, 1)
-    ray.kill(caller)
-    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending) == (1, 0))
-    ray.get(fleet.lease.remote())
-    waiting = fleet.lease.remote()
-    time.sleep(0.5)
-    assert stats(fleet).pending == 0, "whoever calls, the successor goes first"
-    ray.get(fleet.grow.remote(ray.get(successor.own_id.remote())))
-    (tmp_path / "go").touch()
-    assert ray.get(waiting).worker_id
-    assert stats(fleet).lost == 0
-    ray.get(fleet.shutdown.remote())
-    for actor in (fleet, successor):
-        ray.kill(actor)
-
-
-def test_a_node_on_which_nothing_starts_does_not_end_a_fleet_that_serves(start, tmp_path, monkeypatch):
-    fleet = start(FirstWorker, tmp_path, max_workers=2, max_start_failures=2)
-    wait_until(lambda: stats(fleet).failed_starts >= 3)
-    assert call_leased_sync(fleet, "pid") and (stats(fleet).ready, stats(fleet).lost) == (1, 0)
-    assert "no driver on this node" in stats(fleet).last_error
-
-
-def test_a_slow_worker_joins_late(start, tmp_path):
-    fleet = start(LateWorker, tmp_path, max_workers=2)
-    assert ray.get(fleet.wait_ready.remote()) == 1, "work starts with the minimum"
-    first = call_leased_sync(fleet, "pid")
-    assert (stats(fleet).ready, stats(fleet).pending) == (1, 1)
-    with pytest.raises(FleetError, match=r"1 of 2 workers ready after 0.2 s, 1 pending \(each asks for .*num_cpus"):
-        ray.get(fleet.wait_ready.remote(2, 0.2))
-    ray.get(fleet.lease.remote())  # the first worker is busy
-    (tmp_path / "go").touch()
-    assert call_leased_sync(fleet, "pid") != first
-
-
 def test_errors_of_the_method_reach_the_caller_and_cost_no_worker(start):
     fleet = start(Worker)
     with pytest.raises(LookupError, match="no such prompt: 🐈") as caught:
@@ -375,31 +207,6 @@ def test_the_lease_of_a_dead_caller_is_taken_back_and_that_of_a_living_one_is_no
     after = stats(fleet)
     assert after.expired_leases == 1
     assert after.lost == 0
-
-
-class Caller:
-    """An asynchronous actor that calls workers of a fleet."""
-
-    async def call(self, fleet: ActorHandle, number: int, seconds: float) -> None:
-        await call_leased(fleet, "work", number, seconds)
-
-    async def give_up_waiting(self, fleet: ActorHandle) -> None:
-        call = asyncio.create_task(call_leased(fleet, "work", 0, 0.0))
-        await asyncio.sleep(0.5)
-        call.cancel()
-
-    async def own_id(self) -> str:
-        return own_actor_id()
-
-    async def block(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-
-@pytest.fixture
-def caller(ray_session: ClusterInfo) -> Iterator[ActorHandle]:
-    actor = ray.remote(Caller).options(num_cpus=0).remote()
-    yield actor
-    ray.kill(actor)
 
 
 def test_the_leases_of_a_killed_actor_end_long_before_they_expire(start, caller):

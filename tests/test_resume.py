@@ -77,7 +77,7 @@ def test_a_poisoned_reward_stops_the_run_with_one_readable_report(poisoned_run):
     job, folder = poisoned_run
     assert job.exit_code == 1
     lines = job.stderr.splitlines()
-    assert lines[0].startswith("error: RewardError: reward 'clip' returned nan for the prompt 'a ")
+    assert lines[0].startswith("error: NonFiniteScoreError: reward 'clip' returned nan for the prompt 'a ")
     where, how_often, what_to_do = lines[1:4]
     assert where.startswith("where: in score") and " on reward-0, in collect on rollout-0, in batch " in where
     assert where.endswith(" of iteration 0, with policy version 0")
@@ -96,10 +96,10 @@ def test_a_poisoned_run_tells_its_story_in_lines(poisoned_run):
     roles = {line["role"] for line in lines}
     assert roles == {"driver", "journal", "fleet", "learner"}
     (failure, *_) = (line for line in lines if line["level"] == "ERROR")
-    assert (failure["role"], failure["iteration"]) == ("journal", 0) and "RewardError" in failure["message"]
+    assert (failure["role"], failure["iteration"]) == ("journal", 0) and "NonFiniteScoreError" in failure["message"]
     assert any(line["worker"] == "reward-0" and line["message"].startswith("ready") for line in lines)
     (*_, last) = (line["message"] for line in lines if line["role"] == "driver")
-    assert last.startswith("ended early: RewardError")
+    assert last.startswith("ended early: NonFiniteScoreError")
 
 
 def test_a_poisoned_run_leaves_its_folder_and_no_half_iteration(poisoned_run):

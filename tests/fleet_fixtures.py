@@ -1,0 +1,122 @@
+"""Pytest plugin: fleets whose workers reserve no CPU, their workers, and an actor that calls them."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError
+
+from actors.cluster import ClusterInfo
+from actors.fleet import start_fleet
+from actors.fleet_state import FleetStats
+from actors.leasing import call_leased
+from actors.liveness import own_actor_id
+
+
+class Worker:
+    """An asynchronous worker that notes how many calls it serves at once, and in which order they came."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self.order: list[int] = []
+
+    async def ready(self) -> bool:
+        return True
+
+    async def work(self, number: int, seconds: float) -> int:
+        self.now += 1
+        self.peak = max(self.peak, self.now)
+        self.order.append(number)
+        await asyncio.sleep(seconds)
+        self.now -= 1
+        return os.getpid()
+
+    async def history(self) -> tuple[int, list[int]]:
+        return self.peak, self.order
+
+    async def refuse(self, value: str) -> None:
+        raise LookupError(f"no such prompt: {value}")
+
+    async def call_a_dead_actor(self) -> None:
+        raise ActorDiedError()
+
+    async def die(self) -> None:
+        os._exit(1)
+
+
+class LateWorker:
+    """The first to come is ready at once, the others when `directory` holds a file named go."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            (directory / "first").touch(exist_ok=False)
+        except FileExistsError:
+            wait_until((directory / "go").exists)
+
+    def ready(self) -> bool:
+        return True
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class Caller:
+    """An asynchronous actor that calls workers of a fleet."""
+
+    async def call(self, fleet: ActorHandle, number: int, seconds: float) -> None:
+        await call_leased(fleet, "work", number, seconds)
+
+    async def give_up_waiting(self, fleet: ActorHandle) -> None:
+        call = asyncio.create_task(call_leased(fleet, "work", 0, 0.0))
+        await asyncio.sleep(0.5)
+        call.cancel()
+
+    async def own_id(self) -> str:
+        return own_actor_id()
+
+    async def block(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
+def stats(fleet: ActorHandle) -> FleetStats:
+    return ray.get(fleet.stats.remote())
+
+
+async def all_results(fleet: ActorHandle, count: int, seconds: float) -> list[int]:
+    return await asyncio.gather(*(call_leased(fleet, "work", number, seconds) for number in range(count)))
+
+
+@pytest.fixture
+def start(ray_session: ClusterInfo) -> Iterator[Callable[..., ActorHandle]]:
+    """`start_fleet` of a name and workers that reserve no CPU; the fleets are shut down after the test."""
+    fleets = []
+
+    def start(actor_class: type, *args: Any, **settings: Any) -> ActorHandle:
+        fleets.append(start_fleet("crew", actor_class, actor_args=args, actor_options={"num_cpus": 0}, **settings))
+        ray.get(fleets[-1].grow.remote())
+        return fleets[-1]
+
+    yield start
+    for fleet in fleets:
+        ray.get(fleet.shutdown.remote())
+        ray.kill(fleet)
+
+
+@pytest.fixture
+def caller(ray_session: ClusterInfo) -> Iterator[ActorHandle]:
+    actor = ray.remote(Caller).options(num_cpus=0).remote()
+    yield actor
+    ray.kill(actor)

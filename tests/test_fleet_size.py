@@ -1,0 +1,105 @@
+"""How many workers a fleet has: asked for, given back, withdrawn, and started anew."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from fleet_fixtures import Caller, LateWorker, Worker, all_results, stats, wait_until
+
+from actors.fleet import start_fleet
+from actors.fleet_state import FleetError
+from actors.leasing import call_leased_sync
+
+pytest_plugins = ["fleet_fixtures"]
+
+
+class FirstWorker:
+    """The first to come is ready, all others fail."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            (directory / "first").touch(exist_ok=False)
+        except FileExistsError:
+            raise OSError("no driver on this node") from None
+
+    def ready(self) -> bool:
+        return True
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def test_workers_beyond_the_minimum_wait_for_grow(ray_session):
+    fleet = start_fleet("crew", Worker, actor_options={"num_cpus": 0}, max_workers=3)
+    assert ray.get(fleet.wait_ready.remote(1, 60.0)) == 1
+    assert (stats(fleet).ready, stats(fleet).pending) == (1, 0)
+    ray.get([fleet.grow.remote(), fleet.grow.remote()])  # the second changes nothing
+    assert ray.get(fleet.wait_ready.remote(3, 60.0)) == 3
+    assert stats(fleet).pending == 0
+    ray.get(fleet.shutdown.remote())
+    ray.kill(fleet)
+
+
+def test_idle_workers_above_the_minimum_are_given_back_until_calls_wait(start):
+    fleet = start(Worker, max_workers=3, idle_timeout_s=1.0)
+    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 2))
+    time.sleep(1.5)
+    assert stats(fleet).ready == 1, "the minimum stays"
+    pids = asyncio.run(all_results(fleet, 12, 1.0))
+    assert len(set(pids)) == 3
+    wait_until(lambda: stats(fleet).given_back == 4)
+    assert (stats(fleet).lost, stats(fleet).restarts, stats(fleet).failed_starts) == (0, 0, 0)
+
+
+def test_workers_that_wait_for_room_are_given_back_when_there_is_nothing_to_do(start, tmp_path):
+    fleet = start(LateWorker, tmp_path, max_workers=2, idle_timeout_s=1.0)
+    lease, waiting = ray.get(fleet.lease.remote()), fleet.lease.remote()
+    time.sleep(2.0)
+    assert (stats(fleet).pending, stats(fleet).given_back) == (1, 0), "somebody waits for it"
+    ray.get(fleet.release.remote(lease.lease_id))
+    ray.get(waiting)
+    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 1))
+
+
+def test_a_learner_that_dies_finds_its_place_before_workers_that_wait_for_one(ray_session, caller, tmp_path):
+    """The learner, which the fleet has grown for, is one of two actors; the second is its successor."""
+    successor = ray.remote(Caller).options(num_cpus=0).remote()
+    fleet = start_fleet("crew", LateWorker, actor_args=(tmp_path,), actor_options={"num_cpus": 0}, max_workers=2)
+    assert ray.get(fleet.wait_ready.remote()) == 1
+    ray.get(fleet.grow.remote(ray.get(caller.own_id.remote())))
+    assert (stats(fleet).ready, stats(fleet).pending) == (1, 1)
+    ray.kill(caller)
+    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending) == (1, 0))
+    ray.get(fleet.lease.remote())
+    waiting = fleet.lease.remote()
+    time.sleep(0.5)
+    assert stats(fleet).pending == 0, "whoever calls, the successor goes first"
+    ray.get(fleet.grow.remote(ray.get(successor.own_id.remote())))
+    (tmp_path / "go").touch()
+    assert ray.get(waiting).worker_id
+    assert stats(fleet).lost == 0
+    ray.get(fleet.shutdown.remote())
+    for actor in (fleet, successor):
+        ray.kill(actor)
+
+
+def test_a_node_on_which_nothing_starts_does_not_end_a_fleet_that_serves(start, tmp_path):
+    fleet = start(FirstWorker, tmp_path, max_workers=2, max_start_failures=2)
+    wait_until(lambda: stats(fleet).failed_starts >= 3)
+    assert call_leased_sync(fleet, "pid") and (stats(fleet).ready, stats(fleet).lost) == (1, 0)
+    assert "no driver on this node" in stats(fleet).last_error
+
+
+def test_a_slow_worker_joins_late(start, tmp_path):
+    fleet = start(LateWorker, tmp_path, max_workers=2)
+    assert ray.get(fleet.wait_ready.remote()) == 1, "work starts with the minimum"
+    first = call_leased_sync(fleet, "pid")
+    assert (stats(fleet).ready, stats(fleet).pending) == (1, 1)
+    with pytest.raises(FleetError, match=r"1 of 2 workers ready after 0.2 s, 1 pending \(each asks for .*num_cpus"):
+        ray.get(fleet.wait_ready.remote(2, 0.2))
+    ray.get(fleet.lease.remote())  # the first worker is busy
+    (tmp_path / "go").touch()
+    assert call_leased_sync(fleet, "pid") != first
