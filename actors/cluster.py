@@ -21,6 +21,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Data sets are read by tasks of a CPU each, which would wait for ever where actors, of other runs too, have them all.
 SPARE_CPUS = 2
 
+# Ray ends idle processes where there are more than CPUs, actors counted. Those of an iteration's light tasks, which
+# take seconds to start, would be ended while the learner learns, and started anew for the next iteration.
+KEPT_PROCESSES = {"RAY_num_workers_soft_limit": "64"}
+
 # What a cluster's nodes need not receive; .gitignore and .rayignore are honoured on top.
 UPLOAD_EXCLUDES = [".git", ".venv", "runs"]
 
@@ -81,7 +85,7 @@ def connect(cpus_asked: float = 0.0, *, own_modules: Sequence[Path] = ()) -> Clu
         ray.init(runtime_env=_cluster_runtime_env(own_modules), **quiet)
         return _describe("joined")
     # Inherited by the workers; a runtime environment would cost each of them another process, and Ray its spare ones.
-    os.environ.update(_worker_environment() | {"PYTHONPATH": _python_path()})
+    os.environ.update(KEPT_PROCESSES | _worker_environment() | {"PYTHONPATH": _python_path()})
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, math.ceil(cpus_asked) + SPARE_CPUS),

@@ -71,6 +71,7 @@ def ray_head(num_cpus: int) -> Iterator[RayHead]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # As cluster.yaml and the image have it.
         "RAY_JOB_STOP_WAIT_TIME_S": "120",
+        "RAY_num_workers_soft_limit": "64",
     }
     command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}"]
     command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from autoscaling import autoscaling_head
@@ -16,7 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.capacity import Growth, WorkerRequest, check_capacity, check_object_store, find_growth, fits
-from actors.cluster import ClusterInfo, _cluster_runtime_env, connect, disconnect, refuse_fleeting_folder
+from actors.cluster import (
+    KEPT_PROCESSES,
+    ClusterInfo,
+    _cluster_runtime_env,
+    connect,
+    disconnect,
+    refuse_fleeting_folder,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EIGHT_GPUS = {"CPU": 32.0, "GPU": 8.0}
@@ -98,6 +106,11 @@ def test_an_object_store_that_an_iteration_fills_is_refused_with_the_number_to_s
     )
     with pytest.raises(ValueError, match=message):
         check_object_store(4 * store, trajectories=64)
+
+
+def test_a_ray_of_our_own_keeps_processes_for_the_next_iteration(ray_session: ClusterInfo) -> None:
+    (raylet,) = [process for process in psutil.Process().children() if "raylet" in process.name()]
+    assert raylet.environ().items() >= KEPT_PROCESSES.items()
 
 
 def test_connecting_twice_changes_nothing(ray_session: ClusterInfo):

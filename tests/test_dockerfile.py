@@ -56,6 +56,7 @@ def test_the_versions_are_the_pinned_ones_and_no_secret_is_asked_for() -> None:
         "RAY_AUTH_MODE",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
         "RAY_JOB_STOP_WAIT_TIME_S",
+        "RAY_num_workers_soft_limit",
     }
     assert environment["RAY_AUTH_MODE"] == "token"
 
