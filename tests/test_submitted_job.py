@@ -100,7 +100,7 @@ def is_shared(actor: dict[str, Any]) -> bool:
 
 
 # Everything there is starts twice: minutes where other programs use the cores too.
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.slow
 def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end_beside_another(
     head: RayHead, miniature_model: Path, tmp_path: Path

@@ -138,6 +138,7 @@ def test_two_learner_workers_equal_one_up_to_rounding(settings, expected, crew, 
     ]
 
 
+@pytest.mark.timeout(1200)  # each of six kills costs the start of processes, on slow cores half a minute
 def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings, expected, crew, tmp_path):
     """One after another: workers of both kinds in a call, weight store, journal, learner, Ray Train's controller."""
     lost_before = [ray.get(fleet.stats.remote()).lost for fleet in (crew.rollout_fleet, crew.reward_fleet)]
