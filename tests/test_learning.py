@@ -250,6 +250,21 @@ def test_inner_epochs_pass_over_the_pairs_in_orders_of_their_own(run_settings: R
     assert not torch.equal(passes[1], passes[2])
 
 
+def test_beta_does_not_matter_where_the_loss_is_ln_2(run_settings: RunSettings) -> None:
+    """The gradient is then beta times one that does not depend on it, and AdamW's step not on the gradient's size."""
+    table, updates = roll_out(run_settings, adapter_scale=0.0), []
+    for beta in (0.1, 1.0):
+        method = run_settings.method.model_copy(update={"beta": beta})
+        settings = with_learner(run_settings.model_copy(update={"method": method}), epsilon=1e-14)
+        learner = make_learner(settings, adapter_scale=0.0)
+        before = flatten_adapter(learner.policy)
+        metrics = learner.learn(table, 0)
+        assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-3)
+        updates.append(flatten_adapter(learner.policy) - before)
+    weak, strong = updates
+    assert np.linalg.norm(strong - weak) < 0.05 * np.linalg.norm(weak)
+
+
 def test_another_iteration_makes_other_minibatches(run_settings: RunSettings, table: pa.Table) -> None:
     learners = [make_learner(run_settings) for _ in range(2)]
     for iteration, learner in enumerate(learners):
