@@ -105,7 +105,7 @@ class Fleet:
         self._in_background(self._give_back_idle_workers())
 
     async def grow(self, on_behalf_of: str = "") -> None:
-        """Ask for all workers up to the maximum; of no effect on a fleet that has grown, or has ended.
+        """Ask for all workers up to the maximum, those that are there counted; of no effect on a fleet that has ended.
 
         Args:
             on_behalf_of: the id of the actor that has found its place. When it dies, those that have found none since
@@ -318,7 +318,8 @@ class Fleet:
             idle_before = time.monotonic() - self._idle_timeout_s
             if self._leases.waiting or self._leases.last_wait > idle_before:
                 continue
-            idle = [w for w in self._workers.values() if not w.lease_expiry and w.idle_since < idle_before]
+            staying = [worker for worker in self._workers.values() if not worker.leaving]
+            idle = [w for w in staying if not w.lease_expiry and w.idle_since < idle_before]
             surplus = max(0, self._asked_for - self._min_workers)
             for worker in sorted(idle, key=lambda w: w.ready)[:surplus]:
                 self._say(logging.INFO, worker, "given back: there has been no work for it")
@@ -370,7 +371,8 @@ class Fleet:
     def _withdraw(self) -> None:
         """End workers above the minimum that were not there when the actor that the fleet grew for was last seen."""
         self._has_grown, self._grown_for = False, ""
-        late = [w for w in self._workers.values() if w.ready_at is None or w.ready_at > self._grower_seen_at]
+        staying = [worker for worker in self._workers.values() if not worker.leaving]
+        late = [w for w in staying if w.ready_at is None or w.ready_at > self._grower_seen_at]
         surplus = max(0, self._asked_for - self._min_workers)
         for worker in sorted(late, key=lambda w: w.ready)[:surplus]:
             self._say(logging.INFO, worker, "withdrawn: whom the fleet grew for has died, and a successor goes first")

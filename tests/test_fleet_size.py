@@ -48,7 +48,7 @@ def test_idle_workers_above_the_minimum_are_given_back_until_calls_wait(start):
     wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 2))
     time.sleep(1.5)
     assert stats(fleet).ready == 1, "the minimum stays"
-    pids = asyncio.run(all_results(fleet, 12, 1.0))
+    pids = asyncio.run(all_results(fleet, 20, 1.0))
     assert len(set(pids)) == 3
     wait_until(lambda: stats(fleet).given_back == 4)
     assert (stats(fleet).lost, stats(fleet).restarts, stats(fleet).failed_starts) == (0, 0, 0)
@@ -57,11 +57,13 @@ def test_idle_workers_above_the_minimum_are_given_back_until_calls_wait(start):
 def test_workers_that_wait_for_room_are_given_back_when_there_is_nothing_to_do(start, tmp_path):
     fleet = start(LateWorker, tmp_path, max_workers=2, idle_timeout_s=1.0)
     lease, waiting = ray.get(fleet.lease.remote()), fleet.lease.remote()
+    wait_until(lambda: stats(fleet).pending == 1)
+    before = stats(fleet).given_back  # on a slow machine there was nothing to do for long before the first call
     time.sleep(2.0)
-    assert (stats(fleet).pending, stats(fleet).given_back) == (1, 0), "somebody waits for it"
+    assert (stats(fleet).pending, stats(fleet).given_back) == (1, before), "somebody waits for it"
     ray.get(fleet.release.remote(lease.lease_id))
     ray.get(waiting)
-    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 1))
+    wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, before + 1))
 
 
 def test_a_learner_that_dies_finds_its_place_before_workers_that_wait_for_one(ray_session, caller, tmp_path):
