@@ -111,7 +111,8 @@ def test_without_trackers_the_metrics_are_kept_all_the_same(tmp_path):
 
 
 @pytest.fixture
-def mlflow_settings(tmp_path: Path) -> RunSettings:
+def mlflow_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # for the client that a test looks with, before any run
     return settings_with({"name": "mlflow", "uri": f"file:{tmp_path / 'mlruns'}"})
 
 
