@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jobs.quiet import be_quiet, one_readable_message
+from jobs.quiet import be_quiet, one_readable_message, resumable_by
 from pipeline.claims import TABLES
 
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Make the tables that are not made yet; a fault of the user's ends the job with one readable message."""
     be_quiet()
     options = parse_arguments(arguments)
-    with one_readable_message():
+    with one_readable_message(), resumable_by("the same command"):
         run(options)
 
 

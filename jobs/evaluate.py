@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from jobs.quiet import be_quiet, one_readable_message
+from jobs.quiet import be_quiet, one_readable_message, resumable_by
 from pipeline.evaluation.command_line import settings_from
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the job; a fault of the user's ends it with one readable message."""
     be_quiet()
     options = parse_arguments(arguments)
-    with one_readable_message():
+    with one_readable_message(), resumable_by("the same command"):
         settings = settings_from(
             options.adapter,
             options.prompts,

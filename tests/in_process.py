@@ -4,12 +4,12 @@ import asyncio
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from pipeline.adapter import flatten_adapter, load_flat_adapter
 from pipeline.config import RunSettings
 from pipeline.decoder import LatentDecoder
+from pipeline.devices import resolve_device, resolve_dtype
 from pipeline.learning import Learner
 from pipeline.methods import create_method
 from pipeline.policy import Policy
@@ -21,19 +21,17 @@ from pipeline.weighting import Normalisation
 
 
 def load_scorer(settings: RunSettings) -> InProcessScorer:
-    """Decoder and reward of a run with one reward, on the CPU."""
+    """Decoder and reward of a run with one reward."""
     rewards = load_reward_set(settings).rewards
     (reward,) = rewards.rewards
     return InProcessScorer(LatentScorer(rewards.decoder, reward))
 
 
 def load_reward_set(settings: RunSettings) -> InProcessRewardSet:
-    """Decoder and rewards of a run, on the CPU."""
-    device = torch.device("cpu")
-    decoder = LatentDecoder.load(settings.model.path, device, torch.float32, settings.reward_actors.decode_chunk)
-    rewards = [
-        load_reward(reward.name, reward.path, device, torch.float32, reward.scale) for reward in settings.rewards
-    ]
+    """Decoder and rewards of a run, where its model is and as precise."""
+    device, dtype = resolve_device(settings.model.device), resolve_dtype(settings.model.dtype)
+    decoder = LatentDecoder.load(settings.model.path, device, dtype, settings.reward_actors.decode_chunk)
+    rewards = [load_reward(reward.name, reward.path, device, dtype, reward.scale) for reward in settings.rewards]
     return InProcessRewardSet(RewardSet(decoder, rewards))
 
 
