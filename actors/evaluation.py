@@ -22,7 +22,8 @@ async def evaluate(
     await asyncio.gather(reward_fleet.grow.remote(), rollout_fleet.grow.remote())
     rewards = (*settings.rewards, *settings.evaluation.rewards)
     plan = DrawingPlan(
-        prompts=prompts,
+        # Two images of a prompt tell what the noise does, which is the yardstick for measures of reward hacking.
+        prompts=prompts[: max(1, settings.evaluation.images // 2)],
         count=settings.evaluation.images,
         batch_size=settings.evaluation.batch_size,
         rewards=rewards,

@@ -48,7 +48,7 @@ def train_loop(config: TrainLoopConfig) -> None:
     )
     while not settings.is_over(position.next_iteration, position.seconds):
         with at_iteration(position.next_iteration):
-            metrics = _iterate(config, learner, rollouts, position)
+            metrics = _iterate(config, learner, publisher, rollouts, position)
         position = Position(position.next_iteration + 1, position.policy_version + 1, metrics["seconds_spent"])
         if leads:
             ray.get(config.journal.record.remote(metrics | _losses(config)))
@@ -66,7 +66,9 @@ def train_loop(config: TrainLoopConfig) -> None:
     publisher.publish_result(RolloutPolicy.of(learner, position.policy_version), position.next_iteration)
 
 
-def _iterate(config: TrainLoopConfig, learner: Learner, rollouts: Rollouts, position: Position) -> dict[str, Any]:
+def _iterate(
+    config: TrainLoopConfig, learner: Learner, publisher: Publisher, rollouts: Rollouts, position: Position
+) -> dict[str, Any]:
     """Roll out and learn; the metrics are those of all workers together."""
     settings, iteration, version = config.settings, position.next_iteration, position.policy_version
     started = time.monotonic()
@@ -77,6 +79,8 @@ def _iterate(config: TrainLoopConfig, learner: Learner, rollouts: Rollouts, posi
         rollouts.next_policy = RolloutPolicy.of(learner, version)
         if not settings.is_over(iteration + 1, position.seconds):
             rollouts.begin(rollouts.next_policy, iteration + 1)
+    # Worker 0 has grids drawn while the others wait for records.
+    started += common_maximum(publisher.take_drawing_seconds())
     fetched = time.monotonic()
     check_iteration(table, iteration)
     age = policy_age(table, version, settings.rollout.max_staleness)

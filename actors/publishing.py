@@ -1,6 +1,7 @@
 """Worker 0 of the learner publishes policies and has sample grids drawn; the other workers have no part in it."""
 
 import asyncio
+import time
 
 import ray
 
@@ -17,6 +18,7 @@ class Publisher:
         self._config = config
         self._leads = leads
         self._newest_grid = -1
+        self._drawing_seconds = 0.0
         self._published: tuple[RolloutPolicy, int] | None = None
 
     def publish(self, policy: RolloutPolicy, iteration: int) -> None:
@@ -26,6 +28,11 @@ class Publisher:
             self._hand_over(policy, iteration)
             if policy.version % self._config.settings.samples.every == 0:
                 self._draw_grid(policy.version)
+
+    def take_drawing_seconds(self) -> float:
+        """Seconds that sample grids took since this was last asked: they are no part of the iteration around them."""
+        seconds, self._drawing_seconds = self._drawing_seconds, 0.0
+        return seconds
 
     def publish_again_if_lost(self) -> None:
         """Hand the newest policy over once more to a store that was lost and started anew."""
@@ -46,6 +53,7 @@ class Publisher:
         if version <= self._newest_grid:
             return
         self._newest_grid = version
+        started = time.monotonic()
         config, settings = self._config, self._config.settings
         ticket = ray.get(config.store.current.remote())
         images = asyncio.run(
@@ -59,3 +67,4 @@ class Publisher:
             )
         )
         ray.get(config.journal.save_grid.remote(version, images))
+        self._drawing_seconds += time.monotonic() - started

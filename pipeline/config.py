@@ -137,8 +137,8 @@ class EvaluationSettings(Settings):
     """The held-out table at the end: base against aligned, on the same prompts and seeds."""
 
     images: NonNegativeInt = 256
-    """Pairs of images, one for each held-out prompt, round and round; of more prompts the first are taken. 0 leaves the
-    evaluation out."""
+    """Pairs of images, spread evenly over the held-out prompts, two or more for each; of more prompts the first are
+    taken. 0 leaves the evaluation out."""
     batch_size: PositiveInt = 16
     """Images denoised together."""
     rewards: tuple[RewardSettings, ...] = ()

@@ -90,7 +90,7 @@ def test_the_text_has_every_table_and_the_verdict(evaluation):
     rewards, aspects, hacking, told = evaluation_text(evaluation).split("\n\n")
     assert rewards.splitlines()[2] == "| clip | 2.5000 | 2.8333 | +0.3333 | [-0.3333, +1.0000] | 0.667 | 6 |"
     assert [line.split(" | ")[0] for line in aspects.splitlines()[2:]] == ["| judge: shape", "| judge: colour"]
-    assert hacking.splitlines()[-1] == "| drift | 0 | 0 | +0 | [+0, +0] | – | no |"
+    assert hacking.splitlines()[-1] == "| drift | 0 | 0 | +0 | [+0, +0] | – | – |"
     assert told == evaluation.verdict
 
 

@@ -21,10 +21,11 @@ class HackingComparison:
     Attributes:
         base, aligned: mean of each.
         low, high: 95 % bootstrap interval of the mean change, whole prompts being resampled.
-        spread: `redraw_spread` of the base model; None for the drift, which the base has none of.
-        moved: whether the interval leaves zero out and the change exceeds the spread. Noise is shared by a pair, so the
-            interval alone would call changes that no eye can see; the drift of any adapter that does anything is above
-            zero, so it never counts as moved.
+        spread: `redraw_spread` of the base model; None where no prompt has two images, and for the drift, which the
+            base has none of.
+        moved: whether the interval leaves zero out and the change exceeds the spread; None where there is no spread to
+            tell it by: the drift of any adapter that does anything is above zero. Noise is shared by a pair, so the
+            interval alone would call changes that no eye can see.
     """
 
     base: float
@@ -32,23 +33,25 @@ class HackingComparison:
     low: float
     high: float
     spread: float | None
-    moved: bool
+    moved: bool | None
 
 
 def compare_hacking(base: DrawnImages, aligned: DrawnImages, seed: int) -> dict[str, HackingComparison]:
     """Every measure by its name; diversity only where images were embedded and two prompts have two images each."""
     groups = base.groups
     measures = {
-        name: _compare(base.statistics[:, column], aligned.statistics[:, column], groups, seed)
+        name: _compare(base.statistics[:, column], aligned.statistics[:, column], groups, groups, seed)
         for column, name in enumerate(IMAGE_STATISTICS)
     }
     if base.embeddings.shape[1]:
         values = [pairwise_diversity(drawn.embeddings, groups) for drawn in (base, aligned)]
         measured = np.flatnonzero(~np.isnan(values[0]))
         if len(measured) > 1:
-            measures[DIVERSITY] = _compare(values[0][measured], values[1][measured], measured, seed)
+            # A prompt has one, so prompts differ in more than noise here: the spread is rather too wide.
+            alike = np.zeros_like(measured)
+            measures[DIVERSITY] = _compare(values[0][measured], values[1][measured], measured, alike, seed)
     low, high = mean_interval(aligned.drift, resampling_groups(groups), seed)
-    measures[DRIFT] = HackingComparison(0.0, float(aligned.drift.mean()), low, high, spread=None, moved=False)
+    measures[DRIFT] = HackingComparison(0.0, float(aligned.drift.mean()), low, high, spread=None, moved=None)
     return measures
 
 
@@ -61,6 +64,8 @@ def verdict(measures: dict[str, HackingComparison]) -> str:
     ]
     if moved:
         told = f"Moved beyond the base model's own spread: {', '.join(moved)}."
+    elif all(row.moved is None for row in measures.values()):
+        told = "Whether a measure moved beyond the base model's own spread takes two images of a prompt to tell."
     else:
         told = "No measure moved beyond the base model's own spread."
     missing = (
@@ -70,12 +75,16 @@ def verdict(measures: dict[str, HackingComparison]) -> str:
 
 
 def _compare(
-    base: NDArray[np.floating], aligned: NDArray[np.floating], groups: NDArray[np.integer], seed: int
+    base: NDArray[np.floating],
+    aligned: NDArray[np.floating],
+    groups: NDArray[np.integer],
+    alike: NDArray[np.integer],
+    seed: int,
 ) -> HackingComparison:
-    """Two (n,) of pairs, with the prompt of each."""
+    """Two (n,) of pairs, with the prompt of each, and which of them would be alike but for the noise."""
     changes = np.asarray(aligned, dtype=np.float64) - base
     low, high = mean_interval(changes, resampling_groups(groups), seed)
-    spread = redraw_spread(base, groups)
+    spread = redraw_spread(base, alike)
     excludes_zero = low > 0 or high < 0
-    moved = bool(excludes_zero and abs(changes.mean()) > spread)
+    moved = None if spread is None else bool(excludes_zero and abs(changes.mean()) > spread)
     return HackingComparison(float(np.mean(base)), float(np.mean(aligned)), low, high, spread, moved)

@@ -7,20 +7,20 @@ from scipy.stats import norm
 from pipeline.statistics import CONFIDENCE
 
 
-def redraw_spread(values: NDArray[np.floating], groups: NDArray[np.integer]) -> float:
+def redraw_spread(values: NDArray[np.floating], groups: NDArray[np.integer]) -> float | None:
     """The change of the mean that drawing the base model again, from other noise, exceeds once in 20 times.
 
     Two independent draws of the same prompts differ in their mean by a deviation of sqrt(2 s^2 / n), s^2 being the
-    variance of images of one prompt, pooled over the prompts. Where no prompt has two values, s^2 is taken over all of
-    them; it then holds what prompts differ in as well, and the spread is rather too wide than too narrow.
+    variance of images of one prompt, pooled over the prompts. None where no prompt has two images, which do not tell
+    what the noise does from what the prompts differ in.
 
     Args:
-        values: (n,) of the base model, n at least 2.
+        values: (n,) of the base model.
         groups: (n,) the prompt of each.
     """
     _, places, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if counts.max() < 2:
-        places, counts = np.zeros(len(values), dtype=np.intp), np.array([len(values)])
+        return None
     values = np.asarray(values, dtype=np.float64)
     means = np.bincount(places, weights=values) / counts
     variance = np.square(values - means[places]).sum() / (counts - 1).sum()

@@ -29,9 +29,10 @@ def hacking_table(measures: Mapping[str, HackingComparison]) -> str:
     ]
     for name, row in measures.items():
         spread = "–" if row.spread is None else f"{row.spread:.2g}"
+        told = "–" if row.moved is None else "yes" if row.moved else "no"
         lines.append(
             f"| {name} | {row.base:.4g} | {row.aligned:.4g} | {row.aligned - row.base:+.2g} | "
-            f"[{row.low:+.2g}, {row.high:+.2g}] | {spread} | {'yes' if row.moved else 'no'} |"
+            f"[{row.low:+.2g}, {row.high:+.2g}] | {spread} | {told} |"
         )
     return "\n".join(lines)
 

@@ -2,19 +2,20 @@
 
 HELD_OUT = (
     "Base and aligned model draw the same prompts from the same noise, without candidates and without guidance by "
-    "the reward. An interval that leaves zero out tells a change from chance."
+    "the reward."
 )
 
 NOT_HELD_OUT = "These prompts are those that were trained on, as in the paper: what holds for others is not seen here."
 
 INTERVAL_OVER_PAIRS = (
     "The interval of a single run is that of its mean difference over pairs; the images of a prompt are resampled "
-    "together."
+    "together. It speaks of this run: one with another seed can differ by more than it tells."
 )
 
 INTERVAL_OVER_SEEDS = (
     "The interval over several seeds adds two errors, as squares: that of the seeds (Student's, of the runs' mean "
-    "differences, which is wide for few seeds), and that of the prompts, which all runs share."
+    "differences, which is wide for few seeds), and that of the prompts, which all runs share. One that leaves zero "
+    "out tells a change from chance."
 )
 
 BETWEEN_METHODS = (
