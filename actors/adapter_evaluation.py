@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from actors.capacity import WorkerRequest, check_capacity
-from actors.crew import resources_of, start_pool
+from actors.crew import resources_of, shut_down, start_pool
 from actors.drawing import LoraWorker
 from actors.failure import explain_failure
 from actors.imaging import DrawingPlan, draw_and_score
@@ -110,7 +110,7 @@ class _Fleets:
 
     def dismiss(self) -> None:
         for fleet in (self.drawing, self.reward):
-            ray.get(fleet.shutdown.remote())
+            shut_down(fleet)
             ray.kill(fleet)
 
 

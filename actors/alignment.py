@@ -17,6 +17,7 @@ from actors.evaluation import evaluate
 from actors.failure import explain_failure
 from actors.inputs import RunInputs
 from actors.training import train
+from actors.waiting import what_is_waited_for
 from actors.weights import NothingPublishedError, WeightTicket, load_weights
 from pipeline.adapter import CARD_FILE, export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
@@ -75,7 +76,8 @@ def align(
     try:
         stop.listen(crew.journal.request_stop.remote)
         logger.info("the actors of %s were asked for; it has %d iterations", settings.name, settings.iterations)
-        with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first))):
+        waits_for = partial(what_is_waited_for, settings, crew)
+        with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first)), waits_for):
             train(settings, inputs, crew, run_directory)
         stop.raise_if_made()
         logger.info("all iterations are done")

@@ -49,13 +49,18 @@ class Crew:
         """End all actors."""
         end_lines(self.lines)
         for fleet in (self.rollout_fleet, self.reward_fleet):
-            try:
-                ray.get(fleet.shutdown.remote())
-            except DEATHS as error:
-                # It has left no workers behind. Why the run ends is told elsewhere, and must not be hidden by this.
-                logger.warning("a fleet had died before it was dismissed: %s", error)
+            shut_down(fleet)
         for actor in (self.rollout_fleet, self.reward_fleet, self.journal, self.store):
             ray.kill(actor)
+
+
+def shut_down(fleet: Any) -> None:
+    """End the workers of a fleet, also of one that has died and so has none."""
+    try:
+        ray.get(fleet.shutdown.remote())
+    except DEATHS as error:
+        # It has left no workers behind. Why the run ends is told elsewhere, and must not be hidden by this.
+        logger.warning("a fleet had died before it was dismissed: %s", error)
 
 
 def check_room(settings: RunSettings) -> None:

@@ -13,6 +13,7 @@ import ray.data
 from ray.data import TaskPoolStrategy
 from ray.exceptions import ObjectLostError, TaskCancelledError
 
+from actors.cluster import beside_the_driver
 from actors.leasing import call_leased_sync
 from actors.weights import NothingPublishedError
 from pipeline.config import RunSettings
@@ -105,12 +106,12 @@ def rollout_dataset(
     # Blocks that are made here: to read a range, or the schemas of tables, takes tasks of a CPU each.
     numbers = ray.data.from_items([{"id": number} for number in range(batches)], override_num_blocks=batches)
     # A task only waits for its worker, and must find a place where actors have reserved every CPU; the fleet's leases
-    # bound the work.
+    # bound the work. Spread over the nodes, as Ray Data would, tasks and records keep idle ones from being given back.
     return numbers.map_batches(
         RolloutTask(source, rollout_fleet, store, journal).roll_out,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        num_cpus=0,
+        **beside_the_driver(),
         compute=TaskPoolStrategy(size=min(batches, rollout.max_workers * rollout.batches_in_flight)),
     )

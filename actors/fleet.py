@@ -26,20 +26,21 @@ from actors.lease_table import LeaseTable, Worker
 from actors.liveness import DEATHS, dead_actors
 from actors.logs import log_in_actor
 from actors.metrics import METRICS_INTERVAL_S, FleetMetrics
+from actors.start_failures import StartFailures
 
 logger = logging.getLogger(__name__)
 
 # Each waiting lease is a call in progress; with fewer slots than waiting callers a release could not get through.
 MAX_PENDING_CALLS = 100_000
 
-# Pause before a worker that crashed while starting is started again: doubles from the first to the second, seconds.
-FIRST_CRASH_PAUSE_S, LONGEST_CRASH_PAUSE_S = 0.5, 30.0
-
 # A spot notice comes two minutes before the end, or less.
 DRAIN_POLL_S = 2.0
 
 # An actor that dies while it holds a lease keeps others waiting for so long.
 HOLDER_POLL_S = 2.0
+
+# A successor of the learner that has found no place by then needs that of a worker which serves nobody without it.
+SUCCESSOR_PATIENCE_S = 180.0
 
 
 class Fleet:
@@ -76,7 +77,6 @@ class Fleet:
         self._lease_ttl_s = lease_ttl_s
         self._idle_timeout_s = idle_timeout_s
         self._health_interval_s = health_interval_s
-        self._max_start_failures = max_start_failures
 
         self._workers: dict[str, Worker] = {}
         self._leases = LeaseTable(calls_per_worker, lease_ttl_s, call_timeout_s)
@@ -89,7 +89,7 @@ class Fleet:
         self._grown_for = ""
         self._grower_seen_at = math.inf
 
-        self._failures_in_a_row = self._crashes_in_a_row = self._pauses_in_a_row = 0
+        self._start_failures = StartFailures(max_start_failures, max_workers)
         self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
         self._hung = self._garbled = self._drained = self._given_back = 0
         self._last_error = ""
@@ -109,7 +109,8 @@ class Fleet:
 
         Args:
             on_behalf_of: the id of the actor that has found its place. When it dies, those that have found none since
-                are withdrawn, so that its successor finds one, until the fleet is to grow again.
+                are withdrawn, so that its successor finds one, until the fleet is to grow again; where that takes long,
+                all above the minimum that serve nobody are.
         """
         if self._failure is None:
             self._grown_for, self._grower_seen_at = on_behalf_of, time.monotonic()
@@ -248,7 +249,7 @@ class Fleet:
             return
         worker.ready_at = worker.idle_since = time.monotonic()
         self._say(logging.INFO, worker, f"ready, as Ray's actor {worker.actor._actor_id.hex()}")
-        self._failures_in_a_row = self._crashes_in_a_row = self._pauses_in_a_row = 0
+        self._start_failures.forget()
         self._grant()
         await self._notify()
         while worker.worker_id in self._workers:
@@ -259,32 +260,17 @@ class Fleet:
                 await self.report_dead(worker.worker_id, str(error))
 
     async def _start_failed(self, worker: Worker, error: RayError) -> None:
-        """Start another worker, unless starting fails again and again.
-
-        A constructor that raises will mostly raise again, so few failures end the fleet. A process killed while it
-        starts may have shared the fate of its node, so there is more patience, and a pause, with those. Where others
-        serve, it is the new one's node that is at fault, and the fleet goes on without it.
-        """
+        """Start another worker, unless starting fails again and again."""
         self._remove(worker)
         self._failed_starts += 1
         self._last_error = str(error)
+        self._say(logging.WARNING, worker, f"did not start: {error}")
         constructor_raised = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
         crashed = isinstance(error, DEATHS) and not constructor_raised
-        others_serve = self._num_ready() > 0
-        pause_s = 0.0
-        if crashed or others_serve:
-            pause_s = min(FIRST_CRASH_PAUSE_S * 2 ** min(self._pauses_in_a_row, 10), LONGEST_CRASH_PAUSE_S)
-            self._pauses_in_a_row += 1
-        if not others_serve:
-            self._crashes_in_a_row += crashed
-            self._failures_in_a_row += not crashed
-        self._say(logging.WARNING, worker, f"did not start: {error}")
-        exhausted = (
-            self._failures_in_a_row >= self._max_start_failures
-            or self._crashes_in_a_row >= self._max_start_failures * self._max_workers
-        )
-        if exhausted and not others_serve:
-            attempts = self._failures_in_a_row + self._crashes_in_a_row
+        others_started_at = [other.idle_since for other in self._workers.values() if not other.ready]
+        pause_s = self._start_failures.count(crashed, self._num_ready() > 0, others_started_at)
+        if pause_s is None:
+            attempts = self._start_failures.in_a_row
             await self._fail(f"failed to start a worker {attempts} times in a row; the last error was:\n{error}")
             return
         await asyncio.sleep(pause_s)
@@ -318,19 +304,33 @@ class Fleet:
             idle_before = time.monotonic() - self._idle_timeout_s
             if self._leases.waiting or self._leases.last_wait > idle_before:
                 continue
-            staying = [worker for worker in self._workers.values() if not worker.leaving]
-            idle = [w for w in staying if not w.lease_expiry and w.idle_since < idle_before]
-            surplus = max(0, self._asked_for - self._min_workers)
-            for worker in sorted(idle, key=lambda w: w.ready)[:surplus]:
-                self._say(logging.INFO, worker, "given back: there has been no work for it")
-                self._asked_for -= 1
-                self._given_back += 1
-                self._remove(worker)
+            idle = [w for w in self._idle() if w.idle_since < idle_before]
+            self._given_back += self._end_surplus(idle, "given back: there has been no work for it")
+
+    def _idle(self) -> list[Worker]:
+        return [worker for worker in self._workers.values() if not (worker.leaving or worker.lease_expiry)]
+
+    def _end_surplus(self, workers: Sequence[Worker], reason: str) -> int:
+        """End those of `workers` that are above the minimum, first the ones that are not ready; return how many."""
+        surplus = max(0, self._asked_for - self._min_workers)
+        # One that has not come up, or pauses after it failed, may never do so: the minimum is to be ready.
+        spare = max(0, self._num_ready() - self._min_workers)
+        ended = [w for w in workers if not w.ready] + [w for w in workers if w.ready][:spare]
+        for worker in ended[:surplus]:
+            self._say(logging.INFO, worker, reason)
+            self._asked_for -= 1
+            self._remove(worker)
+        return len(ended[:surplus])
 
     def _replace(self) -> None:
-        if self._failure is None:
-            self._restarts += 1
-            self._start_worker()
+        """Start a worker in the place of another: none above the minimum while a successor looks for its place."""
+        if self._failure is not None:
+            return
+        if not self._has_grown and self._asked_for > self._min_workers:
+            self._asked_for -= 1
+            return
+        self._restarts += 1
+        self._start_worker()
 
     def _remove(self, worker: Worker) -> None:
         del self._workers[worker.worker_id]
@@ -367,17 +367,15 @@ class Fleet:
                 self._grower_seen_at = asked_at
             elif grower == self._grown_for:
                 self._withdraw()
+            if not self._has_grown and self._grower_seen_at < asked_at - SUCCESSOR_PATIENCE_S:
+                self._end_surplus(self._idle(), "withdrawn: a successor has found no place for long")
 
     def _withdraw(self) -> None:
         """End workers above the minimum that were not there when the actor that the fleet grew for was last seen."""
         self._has_grown, self._grown_for = False, ""
         staying = [worker for worker in self._workers.values() if not worker.leaving]
         late = [w for w in staying if w.ready_at is None or w.ready_at > self._grower_seen_at]
-        surplus = max(0, self._asked_for - self._min_workers)
-        for worker in sorted(late, key=lambda w: w.ready)[:surplus]:
-            self._say(logging.INFO, worker, "withdrawn: whom the fleet grew for has died, and a successor goes first")
-            self._asked_for -= 1
-            self._remove(worker)
+        self._end_surplus(late, "withdrawn: whom the fleet grew for has died, and a successor goes first")
 
     def _take_back(self, lease_ids: Sequence[str], reason: str) -> None:
         for lease_id in lease_ids:

@@ -20,6 +20,7 @@ from ray.actor import ActorHandle
 from actors.cluster import beside_the_driver
 from actors.logs import log_in_actor
 from actors.metrics import RunMetrics
+from pipeline.checkpoint_store import checkpoints_of_run
 from pipeline.config import RunSettings
 from pipeline.failure_report import FailureNote
 from pipeline.object_storage import Mirror, is_object_storage
@@ -57,14 +58,29 @@ class Journal:
         """Iterations from `iteration` on are about to be made; drop what an interrupted learner left of them.
 
         Raises:
+            ValueError: a checkpoint lies here that the learner does not see.
             StorageError: as all that writes here, once the disk has failed for longer than the journal's patience.
             TrackerError: a tracker cannot be opened.
         """
+        self._refuse_beginning_before_checkpoint(iteration)
         self._drop_records_from(iteration)
         self._open(iteration)
         self._prometheus.learner_began(iteration, self._history[-1].get("time") if self._history else None)
         self._push()
         logger.info("the learner begins", extra={"iteration": iteration})
+
+    def _refuse_beginning_before_checkpoint(self, iteration: int) -> None:
+        """What would be dropped could not be made up for: the learner's node has another folder of this name, or none.
+
+        Raises:
+            ValueError: what to change.
+        """
+        newest = checkpoints_of_run(self._settings, self.directory).newest()
+        if newest.next_iteration > iteration:
+            raise ValueError(
+                f"the learner would begin with iteration {iteration}, but {newest.name} is in {self.directory}: its "
+                "node does not see that folder; let output_dir be one that all nodes share, or a bucket, and resume"
+            )
 
     def _open(self, iteration: int) -> None:
         self._first = iteration
@@ -99,6 +115,8 @@ class Journal:
         if self._trackers is None:
             self._open(metrics["iteration"])
         assert self._trackers is not None, "begin() opens them"
+        if self._history and self._history[-1]["iteration"] >= metrics["iteration"]:
+            return  # the answer was lost on its way, and Ray asked again
         self.patience.keep_trying(f"write {self.metrics.path}", lambda: self.metrics.append(metrics))
         self._history.append(metrics)
         self._trackers.record(metrics)
@@ -114,6 +132,10 @@ class Journal:
     def made_since(self, iteration: int) -> list[dict[str, Any]]:
         """`since` without what an interrupted run made, for the driver's progress line."""
         return [] if self._trackers is None else self.since(max(iteration, self._first))
+
+    def has_begun(self) -> bool:
+        """Whether a learner has found its place."""
+        return self._trackers is not None
 
     def note_checkpoint(self) -> None:
         """A checkpoint was written."""

@@ -160,6 +160,7 @@ def _restore(learner: Learner, checkpoints: CheckpointStore, leads: bool) -> tup
 
 
 def _newest_files(checkpoints: CheckpointStore) -> Files | None:
+    checkpoints.check_visible()
     found = checkpoints.newest()
     if found.skipped:
         logger.warning(found.explanation())

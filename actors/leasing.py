@@ -66,7 +66,8 @@ async def call_leased(
             await fleet.report_hung.remote(lease.worker_id, loss)
             if timeouts >= MAX_TIMEOUTS:
                 raise FleetError(
-                    f"{loss}, as two workers before it; raise timeout_seconds of its pool, or make batches smaller"
+                    f"{loss}, as two workers before it; raise timeout_seconds of its pool, make batches smaller, or "
+                    "give the pool that it waits for more workers"
                 ) from None
         except DEATHS as error:
             loss = str(error)

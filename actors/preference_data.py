@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 from ray import ObjectRef
+from ray.exceptions import ObjectLostError
 
 from actors.tables import explained_reading, read_table
 from pipeline.config import RunSettings
@@ -41,10 +42,19 @@ class PreferenceData:
         """The pairs at `positions`, in that order: prompt, preferred, rejected."""
         found = []
         for block, row in self.places[list(positions)].tolist():
-            table: pa.Table = ray.get(self.blocks[block])
+            table = self._block(block)
             # Not a slice, which would travel with the whole block that it is cut from.
             found.append(table.select(["prompt", "preferred", "rejected"]).take([row]))
         return pa.concat_tables(found).combine_chunks()
+
+    def _block(self, number: int) -> pa.Table:
+        try:
+            table: pa.Table = ray.get(self.blocks[number])
+        except ObjectLostError as error:
+            raise RuntimeError(
+                "pairs of images went with the node that held them; the run is kept, and resumed it reads them anew"
+            ) from error
+        return table
 
 
 @dataclass(frozen=True)

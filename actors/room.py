@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import ray
 
-from actors.capacity import Resources, WorkerRequest, find_growth, fits
+from actors.capacity import Resources, WorkerRequest, check_capacity, find_growth, fits
 from actors.cluster import SPARE_CPUS
-from actors.crew import most_worker_requests
+from actors.crew import most_worker_requests, worker_requests
 from pipeline.config import RunSettings
 
 # Beside its actors a run may have tasks that read a data set.
@@ -24,6 +24,19 @@ def runs_with_room(runs: Sequence[RunSettings], at_most: int) -> int:
     while together < at_most and fits(_copies(requests, together + 1), nodes):
         together += 1
     return together
+
+
+def check_room_at_once(runs: Sequence[RunSettings], number: int) -> None:
+    """Refuse `number` runs at once that the connected cluster can never hold: each would keep what another waits for.
+
+    Raises:
+        ValueError: with what to change.
+    """
+    requests = _largest([worker_requests(settings) for settings in runs])
+    try:
+        check_capacity(_copies(requests, number))
+    except ValueError as error:
+        raise ValueError(f"parallel={number} is more runs than there is room for; lower it. At once {error}") from error
 
 
 def _largest(requests_of_runs: Sequence[Sequence[WorkerRequest]]) -> list[WorkerRequest]:

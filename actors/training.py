@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.dataset import rollout_dataset
@@ -61,7 +61,7 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
     Raises:
         LastingFailureError: a rollout failed, or the learner did, for a reason that lies in settings, data or code.
         ray.train.TrainingFailedError: learner workers failed more often than `learner.max_restarts`.
-        RayActorError, OutOfMemoryError: the controller did.
+        RayActorError, OutOfMemoryError: the controller did, or workers while it started them.
     """
     # Ray Train would move its workers to another folder, where the configuration's relative paths mean nothing.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
@@ -73,8 +73,10 @@ def train(settings: RunSettings, inputs: RunInputs, crew: Crew, run_directory: P
             with tempfile.TemporaryDirectory() as scratch:
                 _trainer(settings, inputs, crew, checkpoints_of_run(settings, run_directory), scratch).fit()
             break
-        except DEATHS as error:
-            if not restarts_left:
+        except (*DEATHS, ControllerError) as error:
+            # A worker that dies while its loop is handed to it is none of the failures that the controller restarts.
+            lost = error.controller_failure if isinstance(error, ControllerError) else error
+            if not (isinstance(lost, DEATHS) and restarts_left):
                 raise
             logger.warning("Ray Train's controller was lost, and another one takes the run up: %s", error)
     if failures := ray.get(crew.journal.noted_failures.remote()):
@@ -116,6 +118,7 @@ def _trainer(
 
 def _train_worker(loop_config: dict[str, Any]) -> None:
     # Ray Train's controller imports this module too, and needs no networks.
+    from actors.fleet_state import FleetError
     from actors.learner import train_loop
     from pipeline.optimiser import NonFiniteGradientError
     from pipeline.staleness import StaleRecordsError
@@ -127,7 +130,7 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
         return
     worker = f"learner-{ray.train.get_context().get_world_rank()}"
     log_in_actor("learner", worker, config.journal.log.remote)
-    lasting = (*LASTING_ERRORS, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError)
+    lasting = (*LASTING_ERRORS, FleetError, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError)
     try:
         train_loop(config)
     except Exception as error:

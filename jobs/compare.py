@@ -146,7 +146,7 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
     from actors.cluster import connect, disconnect
     from actors.crew import check_room, cpus_of_all_workers
     from actors.prompts import prompts_of_run
-    from actors.room import runs_with_room
+    from actors.room import check_room_at_once, runs_with_room
     from pipeline.comparison.evaluation import check_held_out
     from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, write_sweep_prompts
     from pipeline.preflight import own_modules
@@ -159,6 +159,8 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
     try:
         for one in settings:
             check_room(one)
+        if plan.comparison.parallel:
+            check_room_at_once(settings, plan.comparison.parallel)
         if not resumes:
             open_folder(plan)
         prompts = prompts_of_run(settings[0].prompts, plan.folder)

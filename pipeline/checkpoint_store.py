@@ -8,6 +8,7 @@ manifest is where a run is taken up.
 import hashlib
 import json
 import re
+import socket
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,11 @@ class FoundCheckpoint:
     files: Files | None
     skipped: tuple[str, ...] = ()
 
+    @property
+    def next_iteration(self) -> int:
+        """The iteration that it goes on with."""
+        return int(self.name.removeprefix("iteration_")) if self.name else 0
+
     def explanation(self) -> str:
         """What was passed over and what is used instead, in one line; empty where nothing was."""
         if not self.skipped:
@@ -68,6 +74,19 @@ class CheckpointStore:
     location: str
     keep: int
     patience: Patience = NO_PATIENCE
+
+    def check_visible(self) -> None:
+        """Refuse to look for checkpoints where the folder of the run is not: there would seem to be none.
+
+        Raises:
+            ValueError: what to change.
+        """
+        folder = Path(self.location).parent
+        if not is_object_storage(self.location) and not folder.is_dir():
+            raise ValueError(
+                f"there is no {folder} on {socket.gethostname()}, where the learner was placed; let output_dir be a "
+                "folder that all nodes share, or a bucket"
+            )
 
     def save(self, next_iteration: int, files: Files) -> None:
         """Write the checkpoint of a run that makes `next_iteration` next, then delete those beyond the newest `keep`.

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 POLL_SECONDS = 0.5
+WAITING_SECONDS = 60.0
+"""Between two lines that say what a run waits for, as long as no iteration has been shown."""
+
 BAR_WIDTH = 24
 
 Metrics = dict[str, Any]
@@ -26,10 +29,16 @@ class ProgressReporter:
         self._seconds: list[float] = []
 
     @contextmanager
-    def following(self, metrics_since: Callable[[int], list[Metrics]]) -> Iterator[None]:
-        """Print, from a thread of its own, what `metrics_since(first iteration not yet printed)` returns."""
+    def following(
+        self, metrics_since: Callable[[int], list[Metrics]], waits_for: Callable[[], str] = str
+    ) -> Iterator[None]:
+        """Print, from a thread of its own, what `metrics_since(first iteration not yet printed)` returns.
+
+        Args:
+            waits_for: what keeps the first iteration from beginning, empty where nothing does.
+        """
         ended = threading.Event()
-        thread = threading.Thread(target=self._follow, args=(metrics_since, ended), daemon=True)
+        thread = threading.Thread(target=self._follow, args=(metrics_since, waits_for, ended), daemon=True)
         thread.start()
         try:
             yield
@@ -49,8 +58,10 @@ class ProgressReporter:
         else:
             print(f"{time.strftime('%H:%M:%S')} {line}", file=self.stream, flush=True)
 
-    def _follow(self, metrics_since: Callable[[int], list[Metrics]], ended: threading.Event) -> None:
-        following = 0
+    def _follow(
+        self, metrics_since: Callable[[int], list[Metrics]], waits_for: Callable[[], str], ended: threading.Event
+    ) -> None:
+        following, ask_at = 0, time.monotonic() + WAITING_SECONDS
         while True:
             last_round = ended.is_set()
             for metrics in metrics_since(following):
@@ -58,6 +69,10 @@ class ProgressReporter:
                 following = metrics["iteration"] + 1
             if last_round:
                 return
+            if not self._seconds and time.monotonic() >= ask_at:
+                ask_at += WAITING_SECONDS
+                if reason := waits_for():
+                    print(f"{time.strftime('%H:%M:%S')} {reason}", file=self.stream, flush=True)
             ended.wait(POLL_SECONDS)
 
 

@@ -21,9 +21,10 @@ class PoolSettings(Settings):
     """A set of equal actors that grows to its maximum, and replaces those that are lost."""
 
     min_workers: PositiveInt = 1
-    """How many must be ready before the run starts."""
+    """How many are asked for before the learner, and never given back; work starts with the first that is ready."""
     max_workers: PositiveInt = 1
-    """How many are asked for; those that cannot be placed wait, which is what makes an autoscaler add nodes."""
+    """How many are asked for once the learner has its place; those that cannot be placed wait, which is what makes an
+    autoscaler add nodes."""
     num_cpus: NonNegativeFloat = 1.0
     """CPUs reserved by each actor."""
     num_gpus: NonNegativeFloat = 0.0

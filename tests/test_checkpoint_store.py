@@ -152,3 +152,10 @@ for iteration in itertools.count(int(name[-6:]) + 1 if name else 1):
         assert found.files is not None and promised > reached
         reached = int(found.files["b"])
         assert reached >= promised and found.files["a"] == bytes([reached % 256]) * 100_000
+
+
+def test_where_the_run_folder_is_not_seen_nothing_is_looked_for(tmp_path):
+    CheckpointStore(str(tmp_path / "checkpoints"), keep=1).check_visible()
+    CheckpointStore("s3://bucket/runs/demo/checkpoints", keep=1).check_visible()
+    with pytest.raises(ValueError, match=f"there is no {tmp_path}/elsewhere on .* a folder that all nodes share"):
+        CheckpointStore(str(tmp_path / "elsewhere" / "checkpoints"), keep=1).check_visible()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from comparisons import plan_of
 
-from actors.capacity import WorkerRequest
+from actors.capacity import Growth, WorkerRequest
 from actors.cluster import ClusterInfo
 from actors.comparison import carry_out
 from actors.failure import RunFailedError
-from actors.room import runs_with_room
+from actors.room import check_room_at_once, runs_with_room
 from pipeline.comparison.loading import divergence, is_finished
 from pipeline.comparison.plan import PlannedRun
 from pipeline.config import RunSettings
@@ -101,3 +101,15 @@ def test_room_is_counted_with_all_pools_at_their_largest(
     by_role = {request.role: request for request in requests}
     assert by_role["rollout"].num_workers == 2 * 8
     assert by_role["learner"] == WorkerRequest("learner", 2, {"CPU": 0.1, "GPU": 1.0})
+
+
+def test_more_runs_at_once_than_there_is_ever_room_for_are_refused(
+    monkeypatch: pytest.MonkeyPatch, runs: list[PlannedRun]
+) -> None:
+    """Their pools would be placed first, and their learners would wait for ever."""
+    nodes = [{"Alive": True, "Resources": {"CPU": 0.7}}]
+    monkeypatch.setattr("actors.capacity.ray.nodes", lambda: nodes)
+    monkeypatch.setattr("actors.capacity.find_growth", lambda max_nodes_per_type: Growth(False))
+    check_room_at_once([run.settings for run in runs], 2)
+    with pytest.raises(ValueError, match=r"parallel=3 is more runs than .* asks for 3 x reward_actors with 0.1 CPU"):
+        check_room_at_once([run.settings for run in runs], 3)

@@ -52,6 +52,10 @@ def test_the_reward_that_rose_most_chooses_for_each_variant_alone(tmp_path: Path
         ("0.01", "no"),
     ]
     assert [row[2] for row in section.tables[0].rows] == ["0.01", "0.001"]
+    assert [point for point in section.points if "rate of its sweep" in point] == [
+        "TailorPO got the highest learning rate of its sweep; a higher one may serve it better.",
+        "TailorPO, β 1 got the lowest learning rate of its sweep; a lower one may serve it better.",
+    ]
 
 
 def test_of_equals_the_smaller_learning_rate_is_chosen(tmp_path: Path) -> None:
@@ -74,6 +78,7 @@ def test_a_rate_that_diverged_loses_to_every_other(tmp_path: Path) -> None:
         "TailorPO, β 1 has no runs: with every learning rate of the sweep it diverged.",
         "TailorPO, seed 0, diverged and is left out: NonFiniteScoreError: nan",
         "TailorPO, seed 1, is not finished and is left out.",
+        "TailorPO got the lowest learning rate of its sweep; a lower one may serve it better.",
     )
     assert [row[5] for row in section.folded[0].rows] == ["-0.3000", "diverged", "diverged", "diverged"]
 

@@ -1,15 +1,17 @@
 """How many workers a fleet has: asked for, given back, withdrawn, and started anew."""
 
 import asyncio
+import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import ray
 from fleet_fixtures import Caller, LateWorker, Worker, all_results, stats, wait_until
 
-from actors.fleet import start_fleet
+from actors.fleet import Fleet, start_fleet
 from actors.fleet_state import FleetError
 from actors.leasing import call_leased_sync
 
@@ -86,6 +88,54 @@ def test_a_learner_that_dies_finds_its_place_before_workers_that_wait_for_one(ra
     ray.get(fleet.shutdown.remote())
     for actor in (fleet, successor):
         ray.kill(actor)
+
+
+async def grown_fleet(learner: str) -> Fleet:
+    """In this process: two workers that are ready, one of them above the minimum, on behalf of a learner."""
+    fleet = Fleet("crew", Worker, (), {"num_cpus": 0}, 1, 2, 1, 30.0, math.inf, math.inf, 10.0, 3, run="", journal=None)
+    await fleet.start()
+    await fleet.grow(learner)
+    assert await fleet.wait_ready(2, 60.0) == 2
+    # Both have their places while the learner is known to live.
+    await until(lambda: fleet._grower_seen_at > max(worker.ready_at for worker in fleet._workers.values()))
+    return fleet
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30.0):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+def test_a_worker_that_is_lost_beside_the_learner_leaves_its_place_to_the_successor(ray_session, caller):
+    async def lose_both() -> None:
+        fleet = await grown_fleet(await caller.own_id.remote())
+        ray.kill(caller)
+        await until(lambda: not fleet._has_grown)
+        first, second = fleet._workers
+        await fleet.report_dead(second)
+        assert list(fleet._workers) == [first], "nobody was started in its place"
+        await fleet.report_dead(first)
+        assert await fleet.wait_ready(1, 60.0) == 1, "the minimum is kept"
+        await fleet.grow("")
+        assert await fleet.wait_ready(2, 60.0) == 2
+        await fleet.shutdown()
+
+    asyncio.run(lose_both())
+
+
+def test_a_successor_that_finds_no_place_is_given_one(ray_session, caller, monkeypatch):
+    monkeypatch.setattr("actors.fleet.SUCCESSOR_PATIENCE_S", 1.0)
+
+    async def wait_for_a_place() -> None:
+        fleet = await grown_fleet(await caller.own_id.remote())
+        lease = await fleet.lease()
+        ray.kill(caller)
+        await until(lambda: len(fleet._workers) == 1)
+        assert lease.worker_id in fleet._workers, "the one that serves nobody went"
+        await fleet.shutdown()
+
+    asyncio.run(wait_for_a_place())
 
 
 def test_a_node_on_which_nothing_starts_does_not_end_a_fleet_that_serves(start, tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 from settings import miniature_settings
 
 from actors.journal import Journal
+from pipeline.checkpoint_store import checkpoints_of_run
 from pipeline.failure_report import note_of
 from pipeline.prompts import SampleBatch
 from pipeline.step_preferences import StepPreferences, records_table
@@ -139,3 +140,21 @@ def test_records_are_written_whole(journal, tmp_path):
     assert list(frame["prompt"]) == list(batch.prompts) and list(frame["row"]) == [6, 7]
     assert np.array_equal(np.stack(frame["loser"]).reshape(2, 3, 2, 2), latents.numpy() + 2)
     assert frame["guidance_move"].isna().all() and list(frame["tie"]) == [False, True]
+
+
+def test_an_iteration_that_ray_asks_for_again_is_written_once(journal, tmp_path):
+    for iteration in (0, 1, 1):
+        journal.record(iteration_metrics(iteration))
+    assert [metrics["iteration"] for metrics in journal.since(0)] == [0, 1]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_learner_that_does_not_see_the_checkpoints_drops_nothing(journal, tmp_path):
+    for iteration in range(3):
+        journal.record(iteration_metrics(iteration))
+    checkpoints_of_run(SETTINGS, tmp_path).save(2, {"position.json": b"2"})
+    with pytest.raises(ValueError, match=r"iteration 0, but iteration_000002 is in .*: its node does not see"):
+        journal.begin(0)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+    journal.begin(2)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2

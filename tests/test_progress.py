@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import threading
 import time
 from typing import Any
 
@@ -105,3 +106,24 @@ def test_standard_output_is_that_of_now(monkeypatch):
     for _ in range(2):
         monkeypatch.setattr(sys, "stdout", stream := io.StringIO())
         assert ProgressReporter(1).stream is stream
+
+
+def test_a_run_that_does_not_begin_says_what_it_waits_for(monkeypatch):
+    monkeypatch.setattr("pipeline.progress.WAITING_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.progress.POLL_SECONDS", 0.01)
+    reasons, history, stream = iter(["the learner finds no room", ""]), [], io.StringIO()
+    asked = threading.Event()
+
+    def waits_for() -> str:
+        reason = next(reasons)
+        if not reason:
+            history.append(metrics(0))
+            asked.set()
+        return reason
+
+    reporter = ProgressReporter(iterations=1, stream=stream)
+    with reporter.following(lambda first: history[first:], waits_for):
+        assert asked.wait(10.0)
+    lines = stream.getvalue().splitlines()
+    assert [line[len("00:00:00 ") :] for line in lines[:-1]] == ["the learner finds no room"]
+    assert "iteration 1/1" in lines[-1]

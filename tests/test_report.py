@@ -66,7 +66,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run_folder(runs / "plain", [0.5, 0.75], UNGUIDED, {"rewards": {"clip": reward_row(0.25)}}),
     ]
     write_pictures(folders[0])
-    (folders[0] / "environment.json").write_text(json.dumps({"python": "3.11.9", "gpus": ["a GPU"], "git": None}))
+    cluster = {"mode": "started", "log_directory": "/a/session/logs", "resources": {"CPU": 4.0, "node:10.0.0.1": 1.0}}
+    environment = {"python": "3.11.9", "gpus": ["a GPU"], "git": None, "cluster": cluster}
+    (folders[0] / "environment.json").write_text(json.dumps(environment))
     return write_report(folders, runs / "report").parent
 
 
@@ -108,6 +110,8 @@ def test_page_and_markdown_tell_the_same_comparison(compared):
     moved = "TailorPO-G: beyond the base model's own spread moved diversity in 1 of 1 runs."
     assert moved in page.text and moved in markdown
     assert "lora:" in page.text and "a GPU" in page.text
+    assert '"mode": "started"' in page.text and '"CPU": 4.0' in page.text
+    assert "session/logs" not in page.text and "node:" not in page.text, "a page is for other machines"
 
 
 def test_words_from_a_run_folder_stay_words(compared):

@@ -30,7 +30,7 @@ def plan_section(plan: Plan, chosen: Mapping[str, float], results: Sequence[Swee
     return Section(
         "What was compared",
         paragraphs=tuple(sentences),
-        points=(*_left_out(plan), *_missing(plan, chosen)),
+        points=(*_left_out(plan), *_missing(plan, chosen), *_at_the_edge(plan, chosen)),
         tables=(_plan_table(plan, rates),),
         folded=(_sweep_table(results, chosen),) if results else (),
     )
@@ -78,6 +78,17 @@ def _missing(plan: Plan, chosen: Mapping[str, float]) -> list[str]:
             points.append(f"{run.cell}, seed {run.settings.seed}, diverged and is left out: {reason}")
         elif not is_finished(run):
             points.append(f"{run.cell}, seed {run.settings.seed}, is not finished and is left out.")
+    return points
+
+
+def _at_the_edge(plan: Plan, chosen: Mapping[str, float]) -> list[str]:
+    """The variants whose best learning rate may not have been tried."""
+    points = []
+    for cell in plan.cells:
+        rates = sorted(cell.sweep)
+        if len(rates) > 1 and chosen.get(cell.label) in (rates[0], rates[-1]):
+            end, beyond = ("highest", "higher") if chosen[cell.label] == rates[-1] else ("lowest", "lower")
+            points.append(f"{cell.label} got the {end} learning rate of its sweep; a {beyond} one may serve it better.")
     return points
 
 

@@ -36,7 +36,7 @@ class VariantSettings(Settings):
     label: str
     """What it is called in folders and in the report."""
     overrides: tuple[str, ...] = ()
-    """Settings that differ from the base run, such as method.name=ddpo."""
+    """Settings that differ from the base run, such as "method={name: ddpo}"."""
     learning_rates: LearningRates | None = None
     """Learning rates of its sweep, if not those of `sweep.learning_rates`."""
     not_with: tuple[str, ...] = ()

@@ -25,6 +25,9 @@ BUDGET_COLUMNS = (
 
 MOST_OPEN_ROWS = 12
 
+NAMES_OF_MACHINES = ("address", "driver_host", "log_directory")
+"""What environment.json tells of a cluster, for those who can reach it."""
+
 ENVIRONMENT_COLUMNS = ("code", "Python", "torch", "Ray", "CPUs", "GPUs")
 
 
@@ -64,7 +67,7 @@ def environment_section(comparison: Comparison) -> Section:
         tables=_open(table),
         folded=_folded(table),
         listings=tuple(
-            Listing(f"{title}: environment.json", json.dumps(environment, indent=2, ensure_ascii=False))
+            Listing(f"{title}: environment.json", json.dumps(_for_others(environment), indent=2, ensure_ascii=False))
             for title, environment in told
         ),
     )
@@ -99,6 +102,17 @@ def _environment(environment: dict[str, Any]) -> list[str]:
         "GPUs": ", ".join(environment.get("gpus", [])) or "none",
     }
     return [cells[column] for column in ENVIRONMENT_COLUMNS]
+
+
+def _for_others(environment: dict[str, Any]) -> dict[str, Any]:
+    """Without what means something on the run's own machines only: a page is passed on."""
+    cluster = environment.get("cluster")
+    if not isinstance(cluster, dict):
+        return environment
+    shown = {name: value for name, value in cluster.items() if name not in NAMES_OF_MACHINES}
+    if isinstance(resources := shown.get("resources"), dict):
+        shown["resources"] = {name: amount for name, amount in resources.items() if not name.startswith("node:")}
+    return environment | {"cluster": shown}
 
 
 def _budget(run: RunHistory) -> tuple[str, ...]:

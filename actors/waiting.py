@@ -1,0 +1,32 @@
+"""What a run waits for that has not begun: a place for its learner, or a worker that is ready."""
+
+import ray
+
+from actors.crew import Crew, resources_of
+from actors.fleet_state import FleetStats
+from pipeline.config import RunSettings
+
+
+def what_is_waited_for(settings: RunSettings, crew: Crew) -> str:
+    """In one line, with what the cluster has left; empty where every role has its place and its models."""
+    fleets: list[FleetStats] = ray.get([fleet.stats.remote() for fleet in (crew.reward_fleet, crew.rollout_fleet)])
+    pools = dict(zip(("reward_actors", "rollout"), (settings.reward_actors, settings.rollout), strict=True))
+    waiting = [
+        f"{role}: {stats.pending} of its workers, {_format(resources_of(pool))} each"
+        for (role, pool), stats in zip(pools.items(), fleets, strict=True)
+        if not stats.ready
+    ]
+    if not ray.get(crew.journal.has_begun.remote()):
+        learners = min(settings.learner.worker_counts)
+        waiting.append(f"learner: {learners} of its workers, {_format(resources_of(settings.learner))} each")
+    if not waiting:
+        return ""
+    free = {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}
+    return (
+        f"not ready yet, because they load or find no room: {'; '.join(waiting)}; free on {len(ray.nodes())} nodes: "
+        f"{_format(free)}"
+    )
+
+
+def _format(resources: dict[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
