@@ -31,6 +31,9 @@ UPLOAD_EXCLUDES = [".git", ".venv", "runs"]
 # The folder of a Ray session that holds what was uploaded for its jobs.
 RUNTIME_RESOURCES = "runtime_resources"
 
+# Ray labels every node with its id.
+NODE_ID_LABEL = "ray.io/node-id"
+
 # Present in the driver of `ray job submit`, together with RAY_ADDRESS.
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
@@ -123,6 +126,11 @@ def beside_the_driver() -> dict[str, Any]:
     """
     node_id = ray.get_runtime_context().get_node_id()
     return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
+
+
+def node_of_the_driver() -> dict[str, str]:
+    """The label selector of what takes no place on the driver's node, for those who take no scheduling strategy."""
+    return {NODE_ID_LABEL: ray.get_runtime_context().get_node_id()}
 
 
 def _worker_environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ import ray.data
 from ray.data import TaskPoolStrategy
 from ray.exceptions import ObjectLostError, TaskCancelledError
 
-from actors.cluster import beside_the_driver
+from actors.cluster import node_of_the_driver
 from actors.leasing import call_leased_sync
 from actors.weights import NothingPublishedError
 from pipeline.config import RunSettings
@@ -112,6 +112,7 @@ def rollout_dataset(
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        **beside_the_driver(),
+        num_cpus=0,
+        label_selector=node_of_the_driver(),
         compute=TaskPoolStrategy(size=min(batches, rollout.max_workers * rollout.batches_in_flight)),
     )

@@ -1,5 +1,6 @@
 """The prompts of a run, read once before its actors start; a resumed run finds them in its folder."""
 
+import logging
 from pathlib import Path
 
 from actors.tables import explained_reading, read_table
@@ -7,6 +8,8 @@ from pipeline.data_files import locate_data, require_text_column
 from pipeline.prompt_sets import PromptSets, clean_prompts, in_order_of_hash, load_prompt_sets, split_prompts
 from pipeline.prompt_settings import PromptColumnSettings, PromptSettings, PromptSource
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
+
+logger = logging.getLogger(__name__)
 
 
 def prompts_of_run(settings: PromptSettings, run_directory: Path) -> PromptSets:
@@ -25,6 +28,18 @@ def read_prompt_sets(settings: PromptSettings) -> PromptSets:
     Raises:
         ValueError: a source cannot be read or holds no prompt.
     """
+    sets = _read(settings)
+    if settings.holds_out and (both := sets.on_both_sides()):
+        logger.warning(
+            "%d of the %d held-out prompts are trained on too, such as %r; the evaluation counts them as held out",
+            len(both),
+            len(sets.held_out),
+            both[0],
+        )
+    return sets
+
+
+def _read(settings: PromptSettings) -> PromptSets:
     train = settings.train
     prompts = load_train_prompts(train) if isinstance(train, str) else read_prompt_column(train, "train")
     if settings.split is not None:

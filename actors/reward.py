@@ -88,7 +88,7 @@ class RewardActor:
         """Finished images, what several rewards make of them, and their statistics.
 
         Args:
-            embedder: a reward that is a CLIP, in whose image space the images are embedded too.
+            embedder: a reward that `embeds`, in whose space of images they are embedded too.
 
         Raises:
             RewardError: as `score`.

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.config import RunSettings
 from pipeline.decoder import LatentDecoder
 from pipeline.devices import resolve_device, resolve_dtype
+from pipeline.method_settings import TailorPOSettings
 from pipeline.policy import Policy
 from pipeline.prompts import load_train_prompts
 from pipeline.rewards import load_reward
@@ -20,7 +21,13 @@ class BareCalls:
     """The networks of a run in this process, called at the run's batch sizes on random latents."""
 
     def __init__(self, settings: RunSettings, threads: int) -> None:
-        """Load the policy, the decoder and the reward; `threads` is for torch."""
+        """Load the policy, the decoder and the reward; `threads` is for torch.
+
+        Raises:
+            ValueError: the run is none of TailorPO's, or has several rewards.
+        """
+        if not isinstance(settings.method, TailorPOSettings):
+            raise ValueError(f"the floor counts the calls of tailorpo, not of {settings.method.name!r}")
         torch.set_num_threads(threads)
         self.settings = settings
         device, dtype = resolve_device(settings.model.device), resolve_dtype(settings.model.dtype)

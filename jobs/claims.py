@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jobs.quiet import be_quiet, one_readable_message, resumable_by
 from pipeline.claims import TABLES
+from pipeline.run_lock import held_alone
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Make the tables that are not made yet; a fault of the user's ends the job with one readable message."""
     be_quiet()
     options = parse_arguments(arguments)
-    with one_readable_message(), resumable_by("the same command"):
+    with one_readable_message(), resumable_by("the same command"), held_alone(options.output):
         run(options)
 
 

@@ -10,6 +10,7 @@ import yaml
 from jobs.quiet import be_quiet, one_readable_message, resumable_by
 from pipeline.evaluation.command_line import settings_from
 from pipeline.evaluation.settings import AdapterEvaluationSettings
+from pipeline.run_lock import held_alone
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -67,7 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.dry_run:
             print_plan(settings)
         else:
-            run(settings, output)
+            with held_alone(output):
+                run(settings, output)
 
 
 def print_plan(settings: AdapterEvaluationSettings) -> None:

@@ -323,6 +323,12 @@ class RunSettings(Settings):
         return self.rewards if self.method.draws_images else ()
 
     @property
+    def holds_out(self) -> bool:
+        """Whether the evaluation names other prompts than those trained on, which are captions of pairs where the
+        method learns from those; two sources may still overlap."""
+        return not self.method.draws_images or self.prompts.holds_out
+
+    @property
     def trained_reward_labels(self) -> tuple[str, ...]:
         """The part of `reward_labels` that names `rewards`."""
         return self.reward_labels[: len(self.rewards)]

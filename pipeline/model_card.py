@@ -41,7 +41,7 @@ pipeline.load_lora_weights("path/to/this/directory")
 
 
 def _evaluation_title(settings: RunSettings) -> str:
-    return "Held-out evaluation" if settings.prompts.holds_out else "Evaluation on the prompts trained on"
+    return "Held-out evaluation" if settings.holds_out else "Evaluation on the prompts trained on"
 
 
 def _aligned_with(settings: RunSettings) -> str:

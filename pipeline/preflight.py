@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 
 from pipeline.config import RewardSettings, RunSettings
 from pipeline.data_files import locate_data, require_text_column
+from pipeline.evaluation.embedder import first_embedder
 from pipeline.method_settings import PairMethodSettings
 from pipeline.preference_pairs import check_pair_columns
 from pipeline.prompt_sets import PromptSets, split_prompts
@@ -69,6 +70,7 @@ def check_run(settings: RunSettings, kept: PromptSets | None = None) -> int:
         check_pair_columns(locate_data(settings.method.data))
     sets = kept or check_prompts(settings.prompts)
     check_scorable(settings, sets.held_out)
+    warn_of_unmeasured_diversity(settings)
     prompts = sets.train + sets.held_out
     # Prompts of data sets are counted when they have been read; a tokenizer takes no empty list.
     return warn_of_long_prompts(settings.model.path, prompts) if prompts else 0
@@ -154,6 +156,16 @@ def check_scorable(settings: RunSettings, held_out: list[str]) -> None:
                 f"prompts.held_out cannot be scored by {reward.name!r}: {error}; name other prompts, or take that "
                 "reward out of evaluation.rewards"
             ) from error
+
+
+def warn_of_unmeasured_diversity(settings: RunSettings) -> None:
+    """A collapse to one picture is the hack that other measures see last."""
+    rewards = (*settings.rewards, *settings.evaluation.rewards)
+    if settings.evaluation.images and first_embedder(rewards) is None:
+        logger.warning(
+            "no reward has a CLIP, so the evaluation does not measure diversity; add clip_score, or clip with its "
+            "path, to evaluation.rewards"
+        )
 
 
 def check_target_modules(settings: RunSettings) -> None:

@@ -22,6 +22,11 @@ class PromptSets:
     train: list[str]
     held_out: list[str]
 
+    def on_both_sides(self) -> list[str]:
+        """Held-out prompts that are trained on too, whatever their case."""
+        trained = {prompt.casefold() for prompt in self.train}
+        return [prompt for prompt in self.held_out if prompt.casefold() in trained]
+
 
 def clean_prompts(texts: Iterable[str | None], source: str) -> list[str]:
     """Prompts on one line each, without missing, blank and repeated ones, in the order of their first appearance.

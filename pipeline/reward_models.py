@@ -15,7 +15,6 @@ from pipeline.evaluation.measured import ImageMeasures
 from pipeline.images import to_pixels
 from pipeline.reward_set import RewardSet
 from pipeline.rewards import Reward, load_reward
-from pipeline.rewards.clip import ClipReward
 from pipeline.scoring import LatentScorer, check_scores
 from pipeline.worker_settings import RewardPoolSettings
 
@@ -63,7 +62,7 @@ class RewardModels:
         """Decode latents (B, C, h, w) of finished images, score them with each of `rewards`, and measure them.
 
         Args:
-            embedder: a reward that is a CLIP, in whose image space the images are embedded too.
+            embedder: a reward that `embeds`, in whose space of images they are embedded too.
 
         Raises:
             RewardError: a score is not finite, or there are not B of them.
@@ -86,9 +85,7 @@ class RewardModels:
         return check_scores(reward.score(images, prompts), prompts, reward.name)
 
     def _embed(self, settings: RewardSettings, images: Tensor) -> Tensor:
-        reward = self._reward(settings)
-        assert isinstance(reward, ClipReward), f"{reward.name} embeds no images"
-        return reward.embed_images(images)
+        return self._reward(settings).embed_images(images)
 
     def _reward(self, settings: RewardSettings) -> Reward:
         if settings not in self._loaded:

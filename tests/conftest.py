@@ -1,5 +1,6 @@
 """Fixtures shared by all test modules."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,16 @@ def environment_variables() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_handle_outlives_its_ray() -> Iterator[None]:
+    """Drop what a module's tests left in cycles while no Ray runs.
+
+    The actors of one Ray have the ids of those of the next: a handle that is dropped later would end another's actor.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

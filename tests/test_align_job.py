@@ -164,7 +164,7 @@ def test_the_summary_the_table_and_the_picture_tell_the_same_comparison(run_fold
     assert comparison["low"] <= comparison["difference"] <= comparison["high"] and comparison["difference"] != 0
     read = read_evaluation(run_folder)
     assert read is not None and read.rewards["clip"].model_dump() == comparison
-    assert set(read.hacking) == {*IMAGE_STATISTICS, "drift"}, "four pairs of four prompts tell nothing of diversity"
+    assert set(read.hacking) == {*IMAGE_STATISTICS, "diversity", "drift"}, "four pairs are of two prompts"
     assert read.verdict is not None and read.hacking["drift"].aligned > 0
     table = (run_folder / "evaluation.md").read_text()
     assert f"| clip | {comparison['base_mean']:.4f} | {comparison['aligned_mean']:.4f} |" in table

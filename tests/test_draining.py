@@ -14,14 +14,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pyarrow as pa
 import pytest
 import ray
+import ray.data
 from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.cluster import beside_the_driver
+from actors.cluster import beside_the_driver, node_of_the_driver
 from actors.draining import draining_nodes
 from actors.fleet import start_fleet
 from actors.leasing import call_leased_sync
@@ -171,6 +173,19 @@ def test_what_steers_a_run_is_on_the_node_of_its_driver(cluster):
     steering = [ray.remote(Worker).options(**beside_the_driver()).remote() for _ in range(6)]
     nodes = ray.get([actor.work.remote(0.0) for actor in steering])
     assert set(nodes) == {ray.get_runtime_context().get_node_id()}
+
+
+def test_light_tasks_stay_on_the_node_of_the_driver(cluster):
+    """On others they would keep a node that has no work from being given back, and take records with it if it went."""
+
+    def locate(block: pa.Table) -> pa.Table:
+        return pa.table({"node": [ray.get_runtime_context().get_node_id()]})
+
+    numbers = ray.data.from_items([{"id": number} for number in range(6)], override_num_blocks=6)
+    located = numbers.map_batches(
+        locate, batch_size=None, batch_format="pyarrow", num_cpus=0, label_selector=node_of_the_driver()
+    )
+    assert {row["node"] for row in located.take_all()} == {ray.get_runtime_context().get_node_id()}
 
 
 def test_a_node_finds_itself_and_needs_no_cloud_to_leave(cluster):

@@ -9,6 +9,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 from settings import miniature_settings
 
+from actors.prompts import read_prompt_sets
 from pipeline.prompt_sets import (
     PromptSets,
     clean_prompts,
@@ -114,3 +115,19 @@ def test_held_out_prompts_are_chosen_by_the_kind_of_the_training_prompts() -> No
 def test_prompt_settings_that_cannot_work_are_refused(prompts: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         miniature_settings(MODEL, prompts={"train": None, "held_out": None} | prompts)
+
+
+def test_held_out_prompts_that_are_trained_on_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, lines in {
+        "train.txt": "a cat\na dog\n",
+        "held_out.txt": "A dog\na fox\n",
+        "other.txt": "a fox\n",
+    }.items():
+        (tmp_path / name).write_text(lines)
+    overlapping = PromptSettings(train=str(tmp_path / "train.txt"), held_out=str(tmp_path / "held_out.txt"))
+    assert read_prompt_sets(overlapping).on_both_sides() == ["A dog"]
+    assert "1 of the 2 held-out prompts are trained on too, such as 'A dog'" in caplog.text
+    caplog.clear()
+    for held_out in ("other.txt", "train.txt"):  # the second says itself that nothing is held out
+        read_prompt_sets(overlapping.model_copy(update={"held_out": str(tmp_path / held_out)}))
+    assert caplog.text == ""

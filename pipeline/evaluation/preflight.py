@@ -89,11 +89,12 @@ def _check_rewards(settings: AdapterEvaluationSettings) -> None:
     for reward in settings.rewards:
         reward_class(reward.name).check_path(reward.path)
     if settings.embedder is None and first_embedder(settings.rewards) is None:
-        logger.warning("no reward is a CLIP, so diversity is not measured; name one by embedder.name and embedder.path")
+        logger.warning("no reward has a CLIP, so diversity is not measured; name one by embedder.name and .path")
     if settings.embedder is not None:
         if not embeds_images(settings.embedder):
             raise ValueError(
-                f"embedder.name={settings.embedder.name!r} embeds no images; clip, clip_score, pickscore and hpsv2 do"
+                f"embedder.name={settings.embedder.name!r} embeds no images; clip, clip_score, pickscore, hpsv2 and "
+                "aesthetic do"
             )
         reward_class(settings.embedder.name).check_path(settings.embedder.path)
 

@@ -53,7 +53,7 @@ class AdapterEvaluationSettings(Settings):
     rewards: Annotated[tuple[RewardSettings, ...], Field(min_length=1)]
     """What scores the images; at least one of them must be one that no adapter was trained on."""
     embedder: RewardSettings | None = None
-    """A reward that is a CLIP, in whose image space diversity is measured; by default the first such of `rewards`."""
+    """A reward with a CLIP, in whose image space diversity is measured; by default the first such of `rewards`."""
     rollout: PoolSettings = PoolSettings()
     reward_actors: RewardPoolSettings = RewardPoolSettings()
 

@@ -39,9 +39,9 @@ ROLLOUT_REWARD = (
 COSTS_EXPLAINED = (
     "A network call is one latent forward through the network, with both branches of classifier-free guidance, by "
     "the rollouts, the reference or the learner, or of Diffusion-DPO, whose loss needs but one of them, with that; "
-    "neither backwards are counted, nor decoding and scoring, of which step-wise methods need more: two candidates or "
-    "more at every trained step, where D3PO and DDPO score finished images. Time is that of rollouts and learning, without checkpoints, sample grids, evaluation, "
-    "and the pauses of an interrupted run."
+    "neither backwards are counted, nor decoding and scoring, of which step-wise methods need more: two candidates "
+    "or more at every trained step, where D3PO and DDPO score finished images. Time is that of rollouts and learning, "
+    "without checkpoints, sample grids, evaluation, and the pauses of an interrupted run."
 )
 
 BANDS = (

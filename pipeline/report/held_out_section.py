@@ -86,7 +86,7 @@ def hacking_section(comparison: Comparison) -> Section | None:
 
 
 def _meaning_of_prompts(comparison: Comparison) -> list[str]:
-    return [] if all(run.settings.prompts.holds_out for run in comparison.runs) else [NOT_HELD_OUT]
+    return [] if all(run.settings.holds_out for run in comparison.runs) else [NOT_HELD_OUT]
 
 
 def _meaning_of_intervals(rows: Sequence[HeldOutRow]) -> list[str]:

@@ -48,6 +48,7 @@ class Aesthetic(Reward):
     clip_path: ClassVar[str] = "openai/clip-vit-large-patch14"
     weights_mebibytes: ClassVar[int | None] = 580
     licence: ClassVar[str] = "Apache-2.0; its CLIP MIT"
+    embeds: ClassVar[bool] = True
     scale: float = 0.5
 
     def __init__(self, model: CLIPModel, preprocessing: Preprocessing, head: AffineHead) -> None:
@@ -116,10 +117,13 @@ class Aesthetic(Reward):
 
     def ratings(self, images: Tensor) -> Tensor:
         """Return the score (B,) in the precision it is computed in: float32, or float64 with a float64 model."""
+        return self.head(self.embed_images(images))
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit image embeddings (B, D) of ``images`` (B, 3, H, W) in [0, 1], in float32 or better; differentiable."""
         weight = self.projection.weight
         pixel_values = self.preprocessing(images.to(weight.device)).to(weight.dtype)
-        features = self.projection(self.tower(pixel_values=pixel_values).pooler_output)
-        return self.head(unit_vectors(features))
+        return unit_vectors(self.projection(self.tower(pixel_values=pixel_values).pooler_output))
 
 
 def _holds_clip(source: str) -> bool:

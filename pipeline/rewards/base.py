@@ -37,6 +37,7 @@ class Reward(ABC):
             None where it depends on the checkpoint.
         licence: licence of the weights, "none" where there are none.
         held_out_only: True for a judge that may evaluate but never serve as the training reward.
+        embeds: whether ``embed_images`` maps images into the space of a CLIP, where diversity is measured.
         aspects: what the score is made of, where an evaluation shows that apart; see ``score_aspects``.
         scale: a typical spread of the score, in the score's own unit. Guidance and weighted sums of rewards work on
             ``score / scale``, so that a step size means the same for every reward.
@@ -52,6 +53,7 @@ class Reward(ABC):
     licence: ClassVar[str]
     held_out_only: ClassVar[bool] = False
     aspects: ClassVar[tuple[str, ...]] = ()
+    embeds: ClassVar[bool] = False
     scale: float = 1.0
 
     @classmethod
@@ -109,6 +111,14 @@ class Reward(ABC):
         As :meth:`score`, whatever the time; a :class:`StepAwareReward` alone makes something of it.
         """
         return self.score(images, prompts)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit vectors (B, D) of ``images`` (B, 3, H, W) in [0, 1], in which alike images lie close; see ``embeds``.
+
+        Raises:
+            NotImplementedError: the reward has no such space.
+        """
+        raise NotImplementedError(f"reward {self.name!r} embeds no images")
 
     def score_aspects(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score ``images`` (B, 3, H, W) by each of A ``aspects``.

@@ -42,6 +42,7 @@ class ClipReward(Reward):
     differentiable: ClassVar[bool] = True
     needs_path: ClassVar[bool] = True
     licence: ClassVar[str] = "that of the checkpoint"
+    embeds: ClassVar[bool] = True
     processor_path: ClassVar[str | None] = None
 
     def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, preprocessing: Preprocessing) -> None:
