@@ -44,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         dest="overrides",
         metavar="section.key=value",
-        help="any other setting of docs/evaluation.md",
+        help="any other setting of docs/configuration.md, Settings of an evaluation",
     )
     return parser.parse_args(arguments)
 

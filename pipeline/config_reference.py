@@ -18,6 +18,7 @@ from pipeline.comparison.settings import (
 )
 from pipeline.config import RunSettings
 from pipeline.config_loading import sections_of
+from pipeline.evaluation.settings import AdapterEvaluationSettings, AdapterSettings
 from pipeline.settings import Settings
 
 INTRODUCTION = """# Configuration
@@ -30,7 +31,8 @@ A file may build on another: `extends: base/sd15.yaml`, relative to the file tha
 by key over those of the base. A list replaces the base's, and so does a section of another kind (the `name` of a method
 or a reward). The run folder keeps what results, without a trace of the base.
 
-This page is made from `pipeline/config.py` and `pipeline/comparison/settings.py` by `make docs`.
+This page is made by `make docs` from `pipeline/config.py`, `pipeline/comparison/settings.py` and
+`pipeline/evaluation/settings.py`.
 """
 
 
@@ -51,11 +53,27 @@ COMPARISON_SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
+EVALUATION_INTRODUCTION = """
+# Settings of an evaluation
+
+[evaluation.md](evaluation.md) describes the command; `--set` takes any of these. The sections `model`, `sampling`,
+`embedder` (a reward) and the pools `rollout` and `reward_actors` are those of a run.
+"""
+
+EVALUATION_SECTIONS: dict[str, type[BaseModel]] = {
+    "The evaluation": AdapterEvaluationSettings,
+    "`adapters`": AdapterSettings,
+}
+
+
 def configuration_page() -> str:
     """The page, in Markdown: a table per section."""
     run = "".join(_section(model, title) for title, model in _sections(RunSettings, ""))
-    comparison = "".join(_section(model, title) for title, model in COMPARISON_SECTIONS.items())
-    return INTRODUCTION + run + COMPARISON_INTRODUCTION + comparison
+    comparison, evaluation = (
+        "".join(_section(model, title) for title, model in sections.items())
+        for sections in (COMPARISON_SECTIONS, EVALUATION_SECTIONS)
+    )
+    return INTRODUCTION + run + COMPARISON_INTRODUCTION + comparison + EVALUATION_INTRODUCTION + evaluation
 
 
 def _sections(model: type[BaseModel], path: str) -> list[tuple[str, type[BaseModel]]]:
