@@ -1,6 +1,7 @@
 """The RayJob for Kubernetes.
 
-It is held against a schema of the fields that it uses, written after the API references of KubeRay and Kubernetes:
+It is held against a schema of the fields that it uses, written after the API references of KubeRay and Kubernetes and
+compared by eye with the types in KubeRay's sources (ray-operator/apis/ray/v1, commit 0057210):
 fields that are not known, wrong types and values that are none of the choices are refused. Rules between fields, which
 KubeRay's operator checks, are not in the schema. Which pods come up says Ray's own reader of these descriptions, which
 the autoscaler in the head's pod runs. No Kubernetes has seen the file here.

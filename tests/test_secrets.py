@@ -124,6 +124,10 @@ def test_no_file_of_a_run_and_no_line_it_printed_shows_a_secret_of_its_environme
 ) -> None:
     job, folder = undisturbed_run
     files = [path for path in folder.rglob("*") if path.is_file()]
+    # Those of Ray's own services and of every worker.
+    logs = Path(json.loads((folder / "environment.json").read_text())["cluster"]["log_directory"])
+    files += [path for path in logs.rglob("*") if path.is_file()]
+    assert any(path.name.startswith("worker-") for path in files)
     names = {path.name for path in files}
     assert {"config.yaml", "environment.json", "report.html", "metrics.jsonl", "training.json"} <= names
     for secret in PLANTED_SECRETS.values():
