@@ -311,11 +311,11 @@ class Fleet:
         return [worker for worker in self._workers.values() if not (worker.leaving or worker.lease_expiry)]
 
     def _end_surplus(self, workers: Sequence[Worker], reason: str) -> int:
-        """End those of `workers` that are above the minimum, first the ones that are not ready; return how many."""
+        """End those of `workers` that are above the minimum, first the newest that is not ready; return how many."""
         surplus = max(0, self._asked_for - self._min_workers)
         # One that has not come up, or pauses after it failed, may never do so: the minimum is to be ready.
         spare = max(0, self._num_ready() - self._min_workers)
-        ended = [w for w in workers if not w.ready] + [w for w in workers if w.ready][:spare]
+        ended = [w for w in reversed(workers) if not w.ready] + [w for w in workers if w.ready][:spare]
         for worker in ended[:surplus]:
             self._say(logging.INFO, worker, reason)
             self._asked_for -= 1

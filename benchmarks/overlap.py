@@ -2,9 +2,10 @@
 
     python -m benchmarks.overlap [--rollout-seconds 4] [--learn-seconds 3] [--iterations 8]
 
-Both are replaced by sleeps, as long as GPUs might take; the fleet, the weight store, the Ray Data plan, the Ray Train
-worker and its report to the controller are the job's own. Writes to results/overlap.json what an iteration takes with
-rollout.max_staleness 0 and 1, beside the sum of both times and the longer of them.
+Whole small runs of `actors.alignment.align`, with checkpoints, journal and all, in which every batch of rollouts and
+every iteration's learning also sleep, for as long as GPUs might take. Writes to results/overlap.json what an iteration
+takes from end to end with rollout.max_staleness 0 and 1, beside what its rollouts and its learning took alone (sleep
+and small networks together) at staleness 0: their sum, and the longer of them, which is the floor.
 """
 
 import argparse
@@ -13,119 +14,86 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.train
-from ray.train import DataConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
+from actors.alignment import align
 from actors.cluster import connect, disconnect
-from actors.dataset import rollout_dataset
-from actors.fleet import start_fleet
+from actors.crew import cpus_of_all_workers
 from actors.inputs import read_inputs
-from actors.journal import start_journal
-from actors.rollouts import Rollouts
-from actors.training import CONTROLLER_POLL_SECONDS
-from actors.weights import WeightTicket, start_weight_store
+from actors.rollout import RolloutWorker
+from actors.training import TrainLoopConfig
+from actors.weights import WeightTicket
 from pipeline.config import RunSettings
 from pipeline.config_loading import load_settings
 from pipeline.environment import describe_environment
+from pipeline.learning import Learner
+from pipeline.progress import ProgressReporter
 from pipeline.prompts import SampleBatch
-from pipeline.rollout_policy import RolloutPolicy
-from pipeline.run_folder import write_json
-from pipeline.staleness import policy_age
+from pipeline.run_folder import METRICS_FILE, write_json
 
-WORKERS = 2
-ADAPTER_PARAMETERS = 800_000
-"""As many as rank 4 has on Stable Diffusion v1.5."""
+# One batch for each of two workers, which sleeps as long as the iteration's rollouts are to take.
+SMALL_RUN = [
+    "sampling.num_steps=4",
+    "method.trained_steps=[3]",
+    "rollout.trajectories=4",
+    "rollout.batch_size=2",
+    "rollout.batches_in_flight=1",
+    "learner.minibatch_size=4",
+    "learner.micro_batch_size=4",
+    "samples.every=1000000",
+    "samples.count=2",
+    "evaluation.images=0",
+]
+# Inherited by every process of a Ray that is started here.
+ROLLOUT_SECONDS, LEARN_SECONDS = "OVERLAP_ROLLOUT_SECONDS", "OVERLAP_LEARN_SECONDS"
 
 
-class SleepingWorker:
-    """A rollout worker whose batch takes as long as it is told."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    async def ready(self) -> bool:
-        """At once."""
-        return True
+class SlowRolloutWorker(RolloutWorker):
+    """One whose GPU takes as long as it is told."""
 
     async def collect(self, batch: SampleBatch, ticket: WeightTicket) -> pa.Table:
-        """Sleep, and say which policy it was."""
-        await asyncio.sleep(self.seconds)
-        return pa.table({"policy_version": pa.array([ticket.version] * len(batch.prompts), pa.int64())})
+        """Sleep, and roll out."""
+        await asyncio.sleep(float(os.environ[ROLLOUT_SECONDS]))
+        return await super().collect(batch, ticket)
 
 
-@dataclass(frozen=True)
-class SleepingLearner:
-    """What the Ray Train worker is told."""
+class SlowLearner(Learner):
+    """One whose GPU takes as long as it is told."""
 
-    store: Any
-    iterations: int
-    learn_seconds: float
-    max_staleness: int
-    output: Path
+    def learn(self, table: pa.Table, iteration: int) -> dict[str, Any]:
+        """Sleep, and learn."""
+        time.sleep(float(os.environ[LEARN_SECONDS]))
+        return super().learn(table, iteration)
 
 
-def learn_asleep(loop_config: dict[str, Any]) -> None:
-    """The learner's loop with a sleep for its optimiser steps; writes the seconds of each iteration."""
-    config: SleepingLearner = loop_config["config"]
+def train_slowly(loop_config: dict[str, TrainLoopConfig]) -> None:
+    """The learner's own loop, around a slow learner."""
+    from actors.learner import train_loop
 
-    def publish(policy: RolloutPolicy, iteration: int) -> None:
-        ray.get(config.store.publish.remote(policy.version, iteration, policy.adapter, None))
-
-    def policy_of(version: int) -> RolloutPolicy:
-        return RolloutPolicy(version, np.full(ADAPTER_PARAMETERS, version, np.float32), None)
-
-    rollouts = Rollouts(ray.train.get_dataset_shard("train"), publish, watch=lambda: None)
-    seconds = []
-    for iteration in range(config.iterations):
-        started = time.monotonic()
-        if not rollouts.begun:
-            rollouts.begin(policy_of(iteration), iteration)
-        table = rollouts.finish()
-        if config.max_staleness and iteration + 1 < config.iterations:
-            rollouts.begin(policy_of(iteration), iteration + 1)
-        policy_age(table, iteration, config.max_staleness)
-        time.sleep(config.learn_seconds)
-        ray.train.report({"iteration": iteration})
-        seconds.append(time.monotonic() - started)
-    write_json(config.output, seconds)
+    with patch("actors.learner.Learner", SlowLearner):
+        train_loop(loop_config["config"])
 
 
-def measure(settings: RunSettings, rollout_seconds: float, learn_seconds: float, max_staleness: int) -> list[float]:
-    """Seconds of every iteration but the first, which starts processes, and the last, which begins no other."""
-    with tempfile.TemporaryDirectory() as folder:
-        store, journal = start_weight_store(), start_journal(Path(folder), settings)
-        fleet = start_fleet(
-            "rollout",
-            SleepingWorker,
-            actor_args=(rollout_seconds / (settings.batches_per_iteration / WORKERS),),
-            actor_options={"num_cpus": 0.1},
-            min_workers=WORKERS,
-            max_workers=WORKERS,
-        )
-        dataset = rollout_dataset(settings, read_inputs(settings).batches, fleet, store, journal)
-        output = Path(folder) / "seconds.json"
-        learner = SleepingLearner(store, settings.iterations, learn_seconds, max_staleness, output)
-        TorchTrainer(
-            learn_asleep,
-            train_loop_config={"config": learner},
-            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.1}),
-            run_config=RunConfig(name="checkpoints", storage_path=folder),
-            datasets={"train": dataset},
-            dataset_config=DataConfig(execution_options=dataset.context.execution_options),
-        ).fit()
-        ray.get(fleet.shutdown.remote())
-        for actor in (fleet, journal, store):
-            ray.kill(actor)
-        return list(json.loads(output.read_text(encoding="utf-8")))[1:-1]
+def run(settings: RunSettings) -> list[dict[str, Any]]:
+    """The metrics of every iteration of a whole run."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch("actors.crew.RolloutWorker", SlowRolloutWorker),
+        patch("actors.training._train_worker", train_slowly),
+    ):
+        align(settings, read_inputs(settings), Path(folder), ProgressReporter(settings.iterations))
+        return [json.loads(line) for line in (Path(folder) / METRICS_FILE).read_text().splitlines()]
+
+
+def seconds_of_iterations(metrics: list[dict[str, Any]]) -> list[float]:
+    """From end to end, without the first, which starts processes, and the last, which begins no other."""
+    return np.diff([line["time"] for line in metrics])[:-1].tolist()
 
 
 def main() -> None:
@@ -136,26 +104,30 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--output", type=Path, default=Path("results/overlap.json"))
     options = parser.parse_args()
-    settings = load_settings(Path("configs/demo.yaml"), [f"iterations={options.iterations}", "rollout.batch_size=16"])
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = CONTROLLER_POLL_SECONDS
-    cluster = connect(WORKERS + 2)
+    overrides = [*SMALL_RUN, f"iterations={options.iterations}"]
+    settings = [
+        load_settings(Path("configs/demo.yaml"), [*overrides, f"rollout.max_staleness={staleness}"])
+        for staleness in (0, 1)
+    ]
+    os.environ |= {ROLLOUT_SECONDS: str(options.rollout_seconds), LEARN_SECONDS: str(options.learn_seconds)}
+    cluster = connect(cpus_of_all_workers(settings[0]))
     try:
-        seconds = {
-            staleness: median(measure(settings, options.rollout_seconds, options.learn_seconds, staleness))
-            for staleness in (0, 1)
-        }
+        metrics = [run(one) for one in settings]
     finally:
         disconnect(cluster)
-    longer = max(options.rollout_seconds, options.learn_seconds)
+    parts = {name: median(line[name] for line in metrics[0][1:]) for name in ("rollout_seconds", "learn_seconds")}
+    apart, together = (median(seconds_of_iterations(lines)) for lines in metrics)
     result = {
-        "rollout_seconds": options.rollout_seconds,
-        "learn_seconds": options.learn_seconds,
-        "sum_seconds": options.rollout_seconds + options.learn_seconds,
-        "longer_seconds": longer,
-        "iteration_seconds_staleness_0": seconds[0],
-        "iteration_seconds_staleness_1": seconds[1],
-        "longer_over_staleness_1": longer / seconds[1],
+        "slept_in_rollouts": options.rollout_seconds,
+        "slept_in_learning": options.learn_seconds,
+        **parts,
+        "sum_seconds": sum(parts.values()),
+        "longer_seconds": max(parts.values()),
+        "iteration_seconds_staleness_0": apart,
+        "iteration_seconds_staleness_1": together,
+        "longer_over_staleness_1": max(parts.values()) / together,
         "iterations_timed": options.iterations - 2,
+        "overrides": overrides,
         "environment": describe_environment(),
     }
     write_json(options.output, result)
