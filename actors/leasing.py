@@ -76,7 +76,7 @@ async def call_leased(
         except ObjectLostError as error:  # the result lay on a node that was lost
             loss = str(error)
         finally:
-            _in_background(_release(fleet, lease.lease_id))
+            _release(fleet, lease.lease_id)
     raise FleetError(
         f"a call of {method} was lost {max_attempts} times, last on {worker_id}; if each worker dies of this call "
         f"(out of memory?), make its batch smaller. The last loss:\n{loss}"
@@ -108,10 +108,15 @@ def _give_back_ungranted(fleet: Any, lease_id: str, call: "asyncio.Future[Lease]
     fleet.release.remote(lease_id)
 
 
-async def _release(fleet: Any, lease_id: str) -> None:
-    """Give a lease back, twice if need be: when Ray cancels a task, it cancels the calls on their way from it too."""
+def _release(fleet: Any, lease_id: str) -> None:
+    """Give a lease back at once: whoever had it may compute for long before the loop comes to anything else."""
+    _in_background(_make_sure_of(fleet, lease_id, fleet.release.remote(lease_id)))
+
+
+async def _make_sure_of(fleet: Any, lease_id: str, release: "ObjectRef[None]") -> None:
+    """When Ray cancels a task, it cancels the calls on their way from it too."""
     try:
-        await fleet.release.remote(lease_id)
+        await release
     except (asyncio.CancelledError, TaskCancelledError):
         fleet.release.remote(lease_id)
 

@@ -1,0 +1,33 @@
+"""A whole node is lost in the middle of an iteration, with the worker on it and its batches."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["model_fixtures"]
+
+TESTS = Path(__file__).resolve().parent
+QUICK_HEALTH_CHECKS = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "4",
+}
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_a_node_ends_with_the_same_adapter_and_every_record(miniature_model: Path, tmp_path: Path):
+    variables = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    command = [sys.executable, str(TESTS / "node_loss_run.py"), str(miniature_model), str(tmp_path)]
+    environment = os.environ | variables | QUICK_HEALTH_CHECKS
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert (facts["killed"], facts["nodes_left"]) == (1, 2)
+    assert (facts["lost"], facts["ready"]) == (1, 1), "the other worker did the lost one's work, for there was no room"
+    assert facts["found"] == facts["expected"]
+    assert facts["records"] == facts["records_expected"]
