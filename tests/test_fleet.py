@@ -94,8 +94,10 @@ def test_calls_on_a_worker_are_bounded(start):
 def test_leases_are_first_come_first_served(start):
     fleet = start(Worker, calls_per_worker=2)
     held = [ray.get(fleet.lease.remote()) for _ in range(2)]
-    queue = [fleet.lease.remote() for _ in range(3)]
-    wait_until(lambda: stats(fleet).waiting == 3)
+    queue = []
+    for number in range(1, 4):  # one after the other: an asynchronous actor may begin calls in any order
+        queue.append(fleet.lease.remote())
+        wait_until(lambda number=number: stats(fleet).waiting == number)
     for position, waiter in enumerate(queue):
         ray.get(fleet.release.remote(held[position].lease_id))
         held.append(ray.get(waiter, timeout=30))
