@@ -83,6 +83,10 @@ class Caller:
     async def block(self, seconds: float) -> None:
         time.sleep(seconds)
 
+    async def call_and_block(self, fleet: ActorHandle, seconds: float) -> None:
+        await call_leased(fleet, "work", 0, 0.0)
+        time.sleep(seconds)
+
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s

@@ -232,6 +232,15 @@ def test_an_actor_that_computes_keeps_its_lease(start, caller):
     assert stats(fleet).expired_leases == 0
 
 
+def test_a_lease_is_back_before_its_caller_computes_on(start, caller):
+    """As a rollout worker does, whose loop stands still while its network runs: others want the reward actor then."""
+    fleet = start(Worker)
+    computing = caller.call_and_block.remote(fleet, 5.0)
+    wait_until(lambda: (stats(fleet).calls, stats(fleet).leases) == (1, 0))
+    assert ray.wait([computing], timeout=0)[0] == []
+    ray.get(computing)
+
+
 def test_a_caller_that_gives_up_waiting_gives_its_lease_back(start, caller):
     fleet = start(Worker, lease_ttl_s=1000.0)
     lease = ray.get(fleet.lease.remote())
