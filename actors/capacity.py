@@ -103,19 +103,22 @@ def places_on_nodes(resources: Resources) -> int:
 
 
 def check_object_store(bytes_at_once: int, trajectories: int) -> None:
-    """Refuse an iteration of so many trajectories that fills the object stores of a cluster of fixed size.
+    """Refuse an iteration of so many trajectories that fills the driver's object store on a cluster of fixed size.
 
-    Ray would write what has no room to disks, over and over, and fail where they are small.
+    That is where its light tasks leave the records. Ray would write what has no room to disks, over and over, and fail
+    where they are small.
 
     Raises:
         ValueError: with the number to set.
     """
-    store = int(ray.cluster_resources().get("object_store_memory", 0))
+    driver = ray.get_runtime_context().get_node_id()
+    (resources,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == driver)
+    store = int(resources.get("object_store_memory", 0))
     if bytes_at_once <= store or find_growth(max_nodes_per_type=1).autoscales:
         return
     fitting = max(1, trajectories * store // bytes_at_once)
     raise ValueError(
-        f"an iteration keeps {bytes_at_once} bytes in Ray's object store at once, and this cluster's holds {store}; "
+        f"an iteration keeps {bytes_at_once} bytes in Ray's object store at once, and the driver's holds {store}; "
         f"lower rollout.trajectories from {trajectories} to {fitting}, or start Ray with "
         f"`ray start --head --object-store-memory={bytes_at_once}` and join it by RAY_ADDRESS=auto"
     )

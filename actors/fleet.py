@@ -363,9 +363,9 @@ class Fleet:
             asked_at, grower = time.monotonic(), self._grown_for
             dead = await dead_actors(self._leases.holders() | ({grower} if grower else set()))
             self._take_back(self._leases.held_by(dead), "the caller that held a lease died")
-            if grower not in dead:
+            if grower and grower not in dead:
                 self._grower_seen_at = asked_at
-            elif grower == self._grown_for:
+            elif grower and grower == self._grown_for:
                 self._withdraw()
             if not self._has_grown and self._grower_seen_at < asked_at - SUCCESSOR_PATIENCE_S:
                 self._end_surplus(self._idle(), "withdrawn: a successor has found no place for long")

@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.dataset import BatchSource, PromptBatches
 from actors.preference_data import PairBatches, read_preferences
-from actors.prompts import prompts_of_run, read_prompt_sets
+from actors.prompts import prompts_of_run, read_prompt_sets, warn_of_prompts_on_both_sides
 from pipeline.config import RunSettings
 from pipeline.method_settings import PairMethodSettings
 from pipeline.prompt_sets import PromptSets, save_prompt_sets
@@ -69,6 +69,7 @@ def save_inputs(inputs: RunInputs, settings: RunSettings, run_directory: Path) -
 
 def _with_prompts(settings: RunSettings, prompts: PromptSets) -> RunInputs:
     if not isinstance(settings.method, PairMethodSettings):
+        warn_of_prompts_on_both_sides(prompts, settings.prompts)
         return RunInputs(prompts, PromptBatches(settings, prompts.train))
     pairs = read_preferences(settings.method)
     return RunInputs(prompts, PairBatches(settings, pairs), pairs.statement)

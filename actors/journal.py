@@ -75,8 +75,10 @@ class Journal:
         Raises:
             ValueError: what to change.
         """
+        if iteration > 0:  # it has seen the folder, and may have passed over a newer one that it could not read
+            return
         newest = checkpoints_of_run(self._settings, self.directory).newest()
-        if newest.next_iteration > iteration:
+        if newest.name is not None:
             raise ValueError(
                 f"the learner would begin with iteration {iteration}, but {newest.name} is in {self.directory}: its "
                 "node does not see that folder; let output_dir be one that all nodes share, or a bucket, and resume"

@@ -28,18 +28,6 @@ def read_prompt_sets(settings: PromptSettings) -> PromptSets:
     Raises:
         ValueError: a source cannot be read or holds no prompt.
     """
-    sets = _read(settings)
-    if settings.holds_out and (both := sets.on_both_sides()):
-        logger.warning(
-            "%d of the %d held-out prompts are trained on too, such as %r; the evaluation counts them as held out",
-            len(both),
-            len(sets.held_out),
-            both[0],
-        )
-    return sets
-
-
-def _read(settings: PromptSettings) -> PromptSets:
     train = settings.train
     prompts = load_train_prompts(train) if isinstance(train, str) else read_prompt_column(train, "train")
     if settings.split is not None:
@@ -47,6 +35,17 @@ def _read(settings: PromptSettings) -> PromptSets:
     assert settings.held_out is not None, "the settings choose held-out prompts where no split does"
     held_out = read_held_out(settings.held_out)
     return PromptSets(prompts, held_out if isinstance(settings.held_out, str) else in_order_of_hash(held_out))
+
+
+def warn_of_prompts_on_both_sides(sets: PromptSets, settings: PromptSettings) -> None:
+    """Say where sources that are named as different overlap."""
+    if settings.holds_out and (both := sets.on_both_sides()):
+        logger.warning(
+            "%d of the %d held-out prompts are trained on too, such as %r; the evaluation counts them as held out",
+            len(both),
+            len(sets.held_out),
+            both[0],
+        )
 
 
 def read_held_out(source: PromptSource) -> list[str]:

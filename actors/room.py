@@ -26,17 +26,16 @@ def runs_with_room(runs: Sequence[RunSettings], at_most: int) -> int:
     return together
 
 
-def check_room_at_once(runs: Sequence[RunSettings], number: int) -> None:
-    """Refuse `number` runs at once that the connected cluster can never hold: each would keep what another waits for.
+def check_room_at_once(settings: RunSettings, number: int) -> None:
+    """Refuse `number` such runs at once that the connected cluster can never hold: each would keep what another needs.
 
     Raises:
         ValueError: with what to change.
     """
-    requests = _largest([worker_requests(settings) for settings in runs])
     try:
-        check_capacity(_copies(requests, number))
+        check_capacity(_copies(worker_requests(settings), number))
     except ValueError as error:
-        raise ValueError(f"parallel={number} is more runs than there is room for; lower it. At once {error}") from error
+        raise ValueError(f"{number} runs at once find no room: lower the comparison's parallel. {error}") from error
 
 
 def _largest(requests_of_runs: Sequence[Sequence[WorkerRequest]]) -> list[WorkerRequest]:

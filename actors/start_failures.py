@@ -43,7 +43,7 @@ class StartFailures:
             others_started_at: when those were started that are not ready, by time.monotonic().
         """
         now = time.monotonic()
-        self._first_at = min(self._first_at, now)
+        self._first_at = math.inf if others_serve else min(self._first_at, now)
         if not others_serve:
             self._crashed += crashed
             self._raised += not crashed

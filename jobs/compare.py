@@ -159,8 +159,9 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
     try:
         for one in settings:
             check_room(one)
-        if plan.comparison.parallel:
-            check_room_at_once(settings, plan.comparison.parallel)
+        for cell in plan.cells if plan.comparison.parallel else ():
+            alike = max(len(plan.comparison.seeds), len(cell.sweep))
+            check_room_at_once(cell.settings, min(plan.comparison.parallel, alike))
         if not resumes:
             open_folder(plan)
         prompts = prompts_of_run(settings[0].prompts, plan.folder)

@@ -48,11 +48,6 @@ class FoundCheckpoint:
     files: Files | None
     skipped: tuple[str, ...] = ()
 
-    @property
-    def next_iteration(self) -> int:
-        """The iteration that it goes on with."""
-        return int(self.name.removeprefix("iteration_")) if self.name else 0
-
     def explanation(self) -> str:
         """What was passed over and what is used instead, in one line; empty where nothing was."""
         if not self.skipped:

@@ -101,7 +101,7 @@ def test_an_object_store_that_an_iteration_fills_is_refused_with_the_number_to_s
     store = int(ray_session.resources["object_store_memory"])
     check_object_store(store, trajectories=64)
     message = (
-        rf"keeps {4 * store} bytes in Ray's object store at once, and this cluster's holds {store}; lower "
+        rf"keeps {4 * store} bytes in Ray's object store at once, and the driver's holds {store}; lower "
         rf"rollout.trajectories from 64 to 16, or start Ray with `ray start --head --object-store-memory={4 * store}`"
     )
     with pytest.raises(ValueError, match=message):

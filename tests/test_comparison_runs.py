@@ -110,6 +110,6 @@ def test_more_runs_at_once_than_there_is_ever_room_for_are_refused(
     nodes = [{"Alive": True, "Resources": {"CPU": 0.7}}]
     monkeypatch.setattr("actors.capacity.ray.nodes", lambda: nodes)
     monkeypatch.setattr("actors.capacity.find_growth", lambda max_nodes_per_type: Growth(False))
-    check_room_at_once([run.settings for run in runs], 2)
-    with pytest.raises(ValueError, match=r"parallel=3 is more runs than .* asks for 3 x reward_actors with 0.1 CPU"):
-        check_room_at_once([run.settings for run in runs], 3)
+    check_room_at_once(runs[0].settings, 2)
+    with pytest.raises(ValueError, match=r"3 runs at once find no room: .* asks for 3 x reward_actors with 0.1 CPU"):
+        check_room_at_once(runs[0].settings, 3)

@@ -125,12 +125,16 @@ def test_a_worker_that_is_lost_beside_the_learner_leaves_its_place_to_the_succes
 
 
 def test_a_successor_that_finds_no_place_is_given_one(ray_session, caller, monkeypatch):
-    monkeypatch.setattr("actors.fleet.SUCCESSOR_PATIENCE_S", 1.0)
+    monkeypatch.setattr("actors.fleet.HOLDER_POLL_S", 0.2)
+    monkeypatch.setattr("actors.fleet.SUCCESSOR_PATIENCE_S", 3.0)
 
     async def wait_for_a_place() -> None:
         fleet = await grown_fleet(await caller.own_id.remote())
         lease = await fleet.lease()
         ray.kill(caller)
+        await until(lambda: not fleet._has_grown)
+        await asyncio.sleep(1.0)
+        assert len(fleet._workers) == 2, "a successor is given the time to find one"
         await until(lambda: len(fleet._workers) == 1)
         assert lease.worker_id in fleet._workers, "the one that serves nobody went"
         await fleet.shutdown()

@@ -1,7 +1,9 @@
 """A whole node is lost in the middle of an iteration, with the worker on it and its batches."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = ["model_fixtures"]
+
+PATIENCE_S = 540  # below the time limit of a test, so that what it started ends with it
 
 TESTS = Path(__file__).resolve().parent
 QUICK_HEALTH_CHECKS = {
@@ -24,8 +28,15 @@ def test_a_run_that_loses_a_node_ends_with_the_same_adapter_and_every_record(min
     variables = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     command = [sys.executable, str(TESTS / "node_loss_run.py"), str(miniature_model), str(tmp_path)]
     environment = os.environ | variables | QUICK_HEALTH_CHECKS
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _, errors = run.communicate(timeout=PATIENCE_S)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == 0, errors[-3000:]
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert (facts["killed"], facts["nodes_left"]) == (1, 2)
     assert (facts["lost"], facts["ready"]) == (1, 1), "the other worker did the lost one's work, for there was no room"

@@ -9,7 +9,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 from settings import miniature_settings
 
-from actors.prompts import read_prompt_sets
+from actors.prompts import read_prompt_sets, warn_of_prompts_on_both_sides
 from pipeline.prompt_sets import (
     PromptSets,
     clean_prompts,
@@ -125,9 +125,12 @@ def test_held_out_prompts_that_are_trained_on_are_told_of(tmp_path: Path, caplog
     }.items():
         (tmp_path / name).write_text(lines)
     overlapping = PromptSettings(train=str(tmp_path / "train.txt"), held_out=str(tmp_path / "held_out.txt"))
-    assert read_prompt_sets(overlapping).on_both_sides() == ["A dog"]
+    sets = read_prompt_sets(overlapping)
+    assert sets.on_both_sides() == ["A dog"]
+    warn_of_prompts_on_both_sides(sets, overlapping)
     assert "1 of the 2 held-out prompts are trained on too, such as 'A dog'" in caplog.text
     caplog.clear()
     for held_out in ("other.txt", "train.txt"):  # the second says itself that nothing is held out
-        read_prompt_sets(overlapping.model_copy(update={"held_out": str(tmp_path / held_out)}))
+        settings = overlapping.model_copy(update={"held_out": str(tmp_path / held_out)})
+        warn_of_prompts_on_both_sides(read_prompt_sets(settings), settings)
     assert caplog.text == ""

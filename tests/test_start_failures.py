@@ -38,6 +38,16 @@ def test_others_that_were_on_their_way_before_get_the_time_to_load():
     assert count(failures) == 0.0 and failures.in_a_row == 1
 
 
+def test_what_failed_while_others_served_is_forgotten_when_the_last_of_them_is_lost(monkeypatch):
+    failures, start = StartFailures(3, max_workers=4), time.monotonic()
+    for minute in range(5):
+        monkeypatch.setattr(time, "monotonic", lambda minute=minute: start + 60.0 * minute)
+        assert count(failures, serve=True) is not None
+    replacement = (start + 299.0,)
+    monkeypatch.setattr(time, "monotonic", lambda: start + 300.0)
+    assert None not in [count(failures, loading=replacement) for _ in range(4)]
+
+
 def test_nobody_is_waited_for_for_ever(monkeypatch):
     """It may have found no place, and fail as the others did when it has one."""
     failures = StartFailures(2, max_workers=4)
