@@ -42,6 +42,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     threshold = (memory.total - memory.available + ROOM_BYTES) / memory.total
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         logging_level="WARNING",
