@@ -49,7 +49,9 @@ def test_a_finished_run_needs_nothing(capsys):
     main([str(RESULTS / "demo")])
     printed = capsys.readouterr().out
     assert "TailorPO-G on clip, seed 0" in printed and "24 of 24 (1,536 trajectories)" in printed
-    assert "clip +0.1808 [+0.0663, +0.3038], scene_judge +0.0156 [+0.0026, +0.0286]\n" in printed
+    rewards = json.loads((RESULTS / "demo" / "summary.json").read_text())["evaluation"]
+    told = [f"{name} {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" for name, row in rewards.items()]
+    assert list(rewards) == ["clip", "scene_judge"] and f"{', '.join(told)}\n" in printed
     assert printed.endswith("nothing is left to do\n\n")
 
 
