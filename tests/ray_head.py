@@ -20,6 +20,14 @@ from job_runs import REPOSITORY
 
 START_PATIENCE_S = 60.0
 
+QUICK_HEALTH_CHECKS = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "4",
+}
+"""Variables with which a cluster takes a node for dead after two seconds."""
+
 
 class RayHead:
     """Its dashboard's address, and the environment in which the commands of its users run."""

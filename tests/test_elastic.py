@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 from autoscaling import autoscaling_head
+from ray_head import QUICK_HEALTH_CHECKS
 
 TESTS = Path(__file__).resolve().parent
-QUICK_HEALTH_CHECKS = {
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "4",
-}
 
 
 @pytest.mark.slow

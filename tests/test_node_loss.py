@@ -9,18 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray_head import QUICK_HEALTH_CHECKS
 
 pytest_plugins = ["model_fixtures"]
 
 PATIENCE_S = 540  # below the time limit of a test, so that what it started ends with it
 
 TESTS = Path(__file__).resolve().parent
-QUICK_HEALTH_CHECKS = {
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "4",
-}
 
 
 @pytest.mark.slow
