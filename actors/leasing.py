@@ -105,7 +105,7 @@ async def _lease(fleet: Any) -> Lease:
 def _give_back_ungranted(fleet: Any, lease_id: str, call: "asyncio.Future[Lease]") -> None:
     if not call.cancelled():
         call.exception()  # looked at, or asyncio would tell of it
-    fleet.release.remote(lease_id)
+    _release(fleet, lease_id)
 
 
 def _release(fleet: Any, lease_id: str) -> None:

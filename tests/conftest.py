@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Ray runs its workers at niceness 15: beside the tests of another process, they would have next to no time on a
+# machine of two cores. Read by every Ray that a test or a job under test starts.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 from actors.cluster import ClusterInfo, connect, disconnect
 
 TESTS = Path(__file__).resolve().parent
