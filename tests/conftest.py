@@ -2,6 +2,7 @@
 
 import gc
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 # Ray runs its workers at niceness 15: beside the tests of another process, they would have next to no time on a
 # machine of two cores. Read by every Ray that a test or a job under test starts.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray looks at the mode once in a process and at its environment for each cluster, so they must agree from the start.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 from actors.cluster import ClusterInfo, connect, disconnect
 

@@ -7,8 +7,6 @@ import asyncio
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import ray
+from eventually import PATIENCE_S, wait_until
 from settings import miniature_settings
 
 from actors.dataset import PromptBatches, rollout_dataset
@@ -28,7 +27,6 @@ from actors.weights import WeightTicket, start_weight_store
 from pipeline.prompts import SampleBatch, load_train_prompts
 
 MOST_NODES, BATCHES, BATCH_SIZE, BATCH_SECONDS, IDLE_SECONDS = 3, 16, 4, 1.0, 12.0
-PATIENCE_S = 90
 
 
 class SlowRollouts:
@@ -74,13 +72,6 @@ def start_run(directory: Path) -> Run:
 
 def rollout_nodes() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"] and "rollout" in node["Resources"]]
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def kill_node(node_id: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from eventually import wait_until
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
@@ -86,13 +87,6 @@ class Caller:
     async def call_and_block(self, fleet: ActorHandle, seconds: float) -> None:
         await call_leased(fleet, "work", 0, 0.0)
         time.sleep(seconds)
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
 
 
 def stats(fleet: ActorHandle) -> FleetStats:

@@ -15,6 +15,9 @@ from settings import miniature_values
 REPOSITORY = Path(__file__).resolve().parents[1]
 ALIGN, COMPARE = (REPOSITORY / "jobs" / f"{name}.py" for name in ("align", "compare"))
 
+# What tests set for their own process.
+NOT_A_USERS = {"RAY_ADDRESS", "PYTHONPATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
+
 # In the environment of a run, as its owner's trackers, clouds and hubs want them; nothing must repeat them.
 PLANTED_SECRETS = {
     "WANDB_API_KEY": "planted-0123456789-wandb",
@@ -44,7 +47,7 @@ class RunningJob:
         script: Path = ALIGN,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
+        environment = {name: value for name, value in os.environ.items() if name not in NOT_A_USERS}
         self.process = subprocess.Popen(
             [sys.executable, str(script), *map(str, arguments)],
             cwd=directory or REPOSITORY,

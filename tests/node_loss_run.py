@@ -6,13 +6,12 @@ python node_loss_run.py MODEL DIRECTORY
 import json
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from eventually import wait_until
 from in_process import align_in_process
 from ray.cluster_utils import Cluster
 from settings import miniature_settings
@@ -26,7 +25,6 @@ from pipeline.config import RunSettings
 
 # The head has room for the learner and the reward actor, a spot node for one rollout worker.
 HEAD_CPUS, SPOT_CPUS = 2, 4
-PATIENCE_S = 120
 
 
 def settings_on(model: Path) -> RunSettings:
@@ -49,13 +47,6 @@ def kill_a_node(cluster: Cluster, spot: Any, fleet: Any, metrics: Path, killed: 
 def stats_of(fleet: Any) -> FleetStats:
     stats: FleetStats = ray.get(fleet.stats.remote())
     return stats
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def main(model: Path, directory: Path) -> None:

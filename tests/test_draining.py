@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 import ray
 import ray.data
+from eventually import PATIENCE_S, wait_until
 from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
@@ -32,7 +33,6 @@ pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).resolve().parent
 DRAIN_ON_NOTICE = TESTS.parent / "deploy" / "drain_on_notice.py"
-PATIENCE_S = 60
 
 
 class Worker:
@@ -159,13 +159,6 @@ def start_worker_on(node_id: str) -> ActorHandle[Worker]:
 
 def environment_of(cluster: Cluster) -> dict[str, str]:
     return os.environ | {"RAY_ADDRESS": cluster.address}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_what_steers_a_run_is_on_the_node_of_its_driver(cluster):

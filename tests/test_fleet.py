@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from fleet_fixtures import Worker, all_results, stats, wait_until
+from eventually import wait_until
+from fleet_fixtures import Worker, all_results, stats
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from fleet_fixtures import Caller, LateWorker, Worker, all_results, stats, wait_until
+from eventually import wait_until
+from fleet_fixtures import Caller, LateWorker, Worker, all_results, stats
 
 from actors.fleet import Fleet, start_fleet
 from actors.fleet_state import FleetError

@@ -2,10 +2,12 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.util.metrics import Gauge
 
 from actors.metrics import FLEET_COUNTERS, FLEET_GAUGES, FleetMetrics, RunMetrics, exported_names
 
@@ -40,14 +42,38 @@ def test_no_two_panels_overlap_or_share_a_number():
     assert len(set(cells)) == len(cells) and max(x for x, _ in cells) < 24
 
 
-def test_metrics_take_what_a_fleet_and_an_iteration_tell():
-    """Outside Ray nobody collects them."""
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What each gauge was set to last."""
+    values: dict[str, float] = {}
+    monkeypatch.setattr(Gauge, "set", lambda gauge, value: values.update({gauge.info["name"]: value}))
+    return values
+
+
+def test_a_fleet_shows_each_of_its_counters(shown):
     fleet = FleetMetrics("a-run", "rollout")
-    stats: dict[str, Any] = dict.fromkeys([*FLEET_GAUGES, *FLEET_COUNTERS], 0)
-    for calls in (0, 3, 3, 5):
-        fleet.show(stats | {"calls": calls})
+    stats: dict[str, Any] = {name: number for number, name in enumerate([*FLEET_GAUGES, *FLEET_COUNTERS])}
+    fleet.show(stats | {"calls": 1})
+    fleet.show(stats)
+    assert shown == {f"tailorpo_fleet_{name}": stats[name] for name in FLEET_GAUGES} | {
+        f"tailorpo_fleet_{name}_total": stats[name] for name in FLEET_COUNTERS
+    }
+
+
+def test_an_iteration_shows_what_it_has_numbers_for(shown):
+    before = time.time()
     run = RunMetrics("a-run")
     run.learner_began(2, None)
-    run.iteration_ended({"iteration": 2, "reward": None, "loss": float("nan"), "seconds": 1.5})
+    assert shown == {"tailorpo_iterations": 2}
+    run.iteration_ended({"iteration": 2, "reward": 0.5, "loss": 0.7, "seconds": 1.5})
+    run.iteration_ended({"iteration": 3, "reward": None, "loss": float("nan"), "seconds": 2.5})
     run.checkpoint_written()
     run.end()
+    checkpoint_time = shown.pop("tailorpo_last_checkpoint_timestamp_seconds")
+    assert before <= checkpoint_time <= time.time()
+    assert shown == {
+        "tailorpo_iterations": 4,
+        "tailorpo_reward": 0.5,
+        "tailorpo_loss": 0.7,
+        "tailorpo_seconds": 2.5,
+    }

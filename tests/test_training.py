@@ -5,9 +5,7 @@ import re
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -16,6 +14,7 @@ import ray
 import torch
 import torch.distributed as dist
 from crew_fixtures import fresh
+from eventually import PATIENCE_S, wait_until
 from in_process import align_in_process, load_policy
 from numpy.typing import NDArray
 from settings import miniature_settings
@@ -37,7 +36,6 @@ pytest_plugins = ["crew_fixtures", "model_fixtures"]
 pytestmark = pytest.mark.slow
 
 LATENT_SHAPE = (4, 8, 8)
-PATIENCE_S = 120
 
 # float32 rounding of a gradient's sum, carried through AdamW: a hundredth of what one step moves a weight.
 ROUNDING = 1e-5
@@ -193,13 +191,6 @@ def title_of(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def test_a_result_that_is_lost_with_the_weight_store_comes_from_the_last_checkpoint(settings, expected, crew, finished):
