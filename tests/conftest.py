@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-# Ray runs its workers at niceness 15: beside the tests of another process, they would have next to no time on a
-# machine of two cores. Read by every Ray that a test or a job under test starts.
-os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray looks at the mode once in a process and at its environment for each cluster, so they must agree from the start.
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
@@ -53,6 +50,8 @@ def ray_session() -> Iterator[ClusterInfo]:
     environment = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), environment.get("PYTHONPATH", "")])
     os.environ.pop("RAY_ADDRESS", None)
+    # At Ray's own niceness of 15 they would have next to no time beside the tests of another process on the same cores.
+    os.environ["RAY_worker_niceness"] = "0"
     info = connect(cpus_asked=6)
     assert info.mode == "started"
     yield info
