@@ -24,9 +24,9 @@ QUICK_HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "4",
+    "RAY_health_check_failure_threshold": "10",
 }
-"""Variables with which a cluster takes a node for dead after two seconds."""
+"""Variables with which a cluster takes a node for dead after five seconds."""
 
 
 class RayHead:
