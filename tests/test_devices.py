@@ -14,6 +14,7 @@ from settings import miniature_settings
 
 from pipeline.adapter import flatten_adapter
 from pipeline.config import RunSettings
+from pipeline.devices import resolve_device
 from pipeline.learning import Learner
 
 pytest_plugins = ["model_fixtures"]
@@ -37,6 +38,16 @@ def settings_on(device: str, dtype: str, model: Path, clip: Path) -> RunSettings
         reward={"name": "clip", "path": str(clip)},
         method={"guidance": {}},
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU")
+def test_a_gpu_that_torch_cannot_use_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert resolve_device("auto") == torch.device("cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"CUDA_VISIBLE_DEVICES=0,1 gives this process a GPU .* model.device=cpu"):
+        resolve_device("auto")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
