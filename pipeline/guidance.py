@@ -60,16 +60,19 @@ async def guide_winner(
     x0_hat = _predict_x0_with_graph(policy, x_s, step, prompts)
     timestep = policy.transition.timestep(step)
     _, gradient_at_x0 = await scorer.score_with_gradient(x0_hat.detach(), prompts, timestep)
-    (gradient,) = torch.autograd.grad(x0_hat, x_s, gradient_at_x0.to(x0_hat.device))
-    # A backward pass in half precision may overflow; such a sample keeps its winner.
-    finite = gradient.isfinite().flatten(1).all(dim=1)
-    gradient = gradient.where(finite[:, None, None, None], 0.0)
-    guided = winner + (2 * strength * delta / reward_scale) * gradient
-
+    gradient = pull_back(x0_hat, x_s, gradient_at_x0.to(x0_hat.device))
+    # In half precision the backward pass may overflow, or the network where the move was too far; such a sample keeps
+    # its winner.
+    finite = _are_finite(gradient)
+    guided = winner + (2 * strength * delta / reward_scale) * gradient.where(_per_sample(finite), 0.0)
     guided_output = policy.predict(guided, step, prompts)
+    finite = finite & _are_finite(guided_output)
+    guided = guided.where(_per_sample(finite), winner)
+    guided_output = guided_output.where(_per_sample(finite), winner_output)
+
     guided_scores = await scorer.score(policy.transition.predict_x0(guided_output, guided, step), prompts, timestep)
     accepted = (guided_scores > winner_scores) & finite.cpu()
-    chosen = accepted.to(winner.device)[:, None, None, None]
+    chosen = _per_sample(accepted.to(winner.device))
     distance = (guided - winner).flatten(1).norm(dim=1) / (std * math.sqrt(winner[0].numel()))
     return GuidedWinner(
         latents=torch.where(chosen, guided, winner),
@@ -78,6 +81,29 @@ async def guide_winner(
         accepted=accepted,
         move=distance.cpu(),
     )
+
+
+def pull_back(x0_hat: Tensor, x_s: Tensor, gradient_at_x0: Tensor) -> Tensor:
+    """d r / d x_s (B, C, H, W) of d r / d x0_hat (B, C, H, W), free of the graph's precision.
+
+    Rewards change by little with a single number of a latent, and half precision would round so small a gradient to
+    nothing on its way through the network. Each sample's is scaled to about 1 first, by a power of two, which changes
+    no bit in float32.
+    """
+    largest = gradient_at_x0.abs().amax(dim=(1, 2, 3), keepdim=True)
+    exponent = torch.frexp(largest).exponent.clamp(-100, 100)
+    (gradient,) = torch.autograd.grad(x0_hat, x_s, torch.ldexp(gradient_at_x0, -exponent))
+    return torch.ldexp(gradient, exponent)
+
+
+def _are_finite(values: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B,) bool."""
+    return values.isfinite().flatten(1).all(dim=1)
+
+
+def _per_sample(values: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1)."""
+    return values[:, None, None, None]
 
 
 def _predict_x0_with_graph(policy: Policy, x_s: Tensor, step: int, prompts: list[str]) -> Tensor:
