@@ -15,7 +15,7 @@ from pipeline.evaluation.measured import ImageMeasures
 from pipeline.images import to_pixels
 from pipeline.reward_set import RewardSet
 from pipeline.rewards import Reward, load_reward
-from pipeline.scoring import LatentScorer, check_scores
+from pipeline.scoring import LatentScorer, check_images, check_scores
 from pipeline.worker_settings import RewardPoolSettings
 
 
@@ -44,8 +44,9 @@ class RewardModels:
     def __init__(self, settings: ScoringSettings) -> None:
         """Load the decoder and `settings.rewards`; other rewards load when first asked for."""
         self.device, self.dtype = resolve_device(settings.model.device), resolve_dtype(settings.model.dtype)
+        pool = settings.reward_actors
         self.decoder = LatentDecoder.load(
-            settings.model.path, self.device, self.dtype, settings.reward_actors.decode_chunk
+            settings.model.path, self.device, self.dtype, pool.decode_chunk, pool.gradient_chunk
         )
         trained = [self._load(reward) for reward in settings.rewards]
         self.scorer = LatentScorer(self.decoder, trained[0])
@@ -69,6 +70,8 @@ class RewardModels:
         """
         with torch.no_grad():
             images = self.decoder.decode(latents)
+            for reward in rewards:
+                check_images(images, prompts, reward.name)
             scores = [self._checked_scores(reward, images, prompts) for reward in rewards]
             aspects = [self._reward(reward).score_aspects(images, prompts).float().cpu() for reward in rewards]
             embeddings = images.new_empty(len(images), 0) if embedder is None else self._embed(embedder, images)

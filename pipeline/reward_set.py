@@ -14,7 +14,7 @@ from pipeline.decoder import LatentDecoder
 from pipeline.prompts import SampleBatch
 from pipeline.reward_components import with_components
 from pipeline.rewards.base import Reward
-from pipeline.scoring import check_gradients, check_scores, in_chunks, timesteps_of
+from pipeline.scoring import check_gradients, check_images, check_scores, in_chunks, timesteps_of
 from pipeline.weighting import Normalisation
 
 
@@ -24,6 +24,7 @@ class RewardSet:
     def __init__(self, decoder: LatentDecoder, rewards: Sequence[Reward]) -> None:
         self.decoder = decoder
         self.rewards = tuple(rewards)
+        self.names = " + ".join(reward.name for reward in rewards)
 
     @torch.no_grad()
     def score_each(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
@@ -49,14 +50,15 @@ class RewardSet:
         Raises:
             RewardError: a score or the gradient is NaN or infinite, or the scores have a wrong shape.
         """
-        chunks = in_chunks(latents, prompts, self.decoder.chunk_size)
+        chunks = in_chunks(latents, prompts, self.decoder.gradient_chunk_size)
         results = [self._chunk_gradient(chunk, texts, timestep, coefficients) for chunk, texts in chunks]
         sums, gradients = zip(*results, strict=True)
         return torch.cat(sums), torch.cat(gradients)
 
     def _score_chunk(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
         """(b, C, h, w) -> (K, b) on the CPU."""
-        images, times = self.decoder.decode(latents), timesteps_of(prompts, timestep)
+        images = check_images(self.decoder.decode(latents), prompts, self.names)
+        times = timesteps_of(prompts, timestep)
         return torch.stack(
             [check_scores(reward.score_at(images, prompts, times), prompts, reward.name) for reward in self.rewards]
         )
@@ -67,7 +69,8 @@ class RewardSet:
     ) -> tuple[Tensor, Tensor]:
         """(b, C, h, w) -> sums (b,), gradients (b, C, h, w), float32 on the CPU."""
         leaf = latents.detach().to(self.decoder.device, torch.float32).requires_grad_()
-        images, times = self.decoder.decode(leaf), timesteps_of(prompts, timestep)
+        images = check_images(self.decoder.decode(leaf), prompts, self.names)
+        times = timesteps_of(prompts, timestep)
         total = leaf.new_zeros(len(prompts))
         guiding = []
         for reward, coefficient in zip(self.rewards, coefficients, strict=True):

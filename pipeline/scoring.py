@@ -65,14 +65,15 @@ class LatentScorer:
             raise ValueError(
                 f"reward {self.reward.name!r} is not differentiable: it ranks samples but cannot guide them"
             )
-        chunks = in_chunks(latents, prompts, self.decoder.chunk_size)
+        chunks = in_chunks(latents, prompts, self.decoder.gradient_chunk_size)
         results = [self._chunk_gradient(chunk, texts, timestep) for chunk, texts in chunks]
         scores, gradients = zip(*results, strict=True)
         return torch.cat(scores), torch.cat(gradients)
 
     def _forward(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
         """(b, C, h, w) -> (b,) as the reward returns it."""
-        return self.reward.score_at(self.decoder.decode(latents), prompts, timesteps_of(prompts, timestep))
+        images = check_images(self.decoder.decode(latents), prompts, self.reward.name)
+        return self.reward.score_at(images, prompts, timesteps_of(prompts, timestep))
 
     def _checked(self, scores: Tensor, prompts: Sequence[str]) -> Tensor:
         """(b,) -> (b,) float32 on the CPU, detached."""
@@ -116,6 +117,21 @@ def in_chunks(latents: Tensor, prompts: Sequence[str], size: int) -> list[tuple[
 def timesteps_of(prompts: Sequence[str], timestep: int) -> Tensor:
     """``timestep`` once for each of ``prompts``, (B,) int64, as rewards take it."""
     return torch.full((len(prompts),), timestep, dtype=torch.int64)
+
+
+def check_images(images: Tensor, prompts: Sequence[str], reward_name: str) -> Tensor:
+    """Return decoded ``images`` (B, 3, H, W), if they are finite; a reward may turn NaN into anything, or choke on it.
+
+    Raises:
+        NonFiniteScoreError: NaN or infinity; the message names the reward and the first offending prompt.
+    """
+    finite = torch.isfinite(images.detach()).flatten(start_dim=1).all(dim=1)
+    if not finite.all():
+        offender = prompts[int((~finite).nonzero()[0])]
+        raise NonFiniteScoreError(
+            f"reward {reward_name!r} cannot score the image decoded for the prompt {offender!r}: it has NaN pixels"
+        )
+    return images
 
 
 def check_scores(scores: Tensor, prompts: Sequence[str], reward_name: str) -> Tensor:

@@ -71,6 +71,9 @@ class RewardPoolSettings(PoolSettings):
 
     decode_chunk: PositiveInt = 8
     """Latents decoded and scored at once; bounds the memory of the decoder."""
+    gradient_chunk: PositiveInt | None = None
+    """Latents whose rewards are differentiated at once, for guidance; by default decode_chunk. At 512 by 512 pixels the
+    decoder keeps about three gigabytes for each in half precision, many times what it takes to decode one."""
     timeout_seconds: PositiveFloat = 1800.0
     """As for rollout workers, whose batches contain such calls and need longer time-outs."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.decoder import LatentDecoder
 from pipeline.rewards.base import Reward, StepAwareReward
 from pipeline.rewards.jpeg import JpegCompressibility
-from pipeline.scoring import InProcessScorer, LatentScorer, RewardError, check_scores
+from pipeline.scoring import InProcessScorer, LatentScorer, NonFiniteScoreError, RewardError, check_scores
 
 CPU = torch.device("cpu")
 
@@ -159,6 +159,8 @@ def test_each_graph_is_freed_before_the_next_chunk(decoder: LatentDecoder) -> No
     LatentScorer(decoder, Counting()).score_with_gradient(random_latents(5), PROMPTS, TIME)
     assert alive == [1, 1, 1]
     assert graphs == 0
+    LatentScorer(LatentDecoder(decoder.vae, 2, 1), Counting()).score_with_gradient(random_latents(5), PROMPTS, TIME)
+    assert alive == [1] * 8
 
 
 class Released:
@@ -218,6 +220,16 @@ def test_a_poisoned_score_stops_with_the_reward_and_the_prompt(
     scorer = LatentScorer(decoder, Broken(poison(value, index=1)))
     with pytest.raises(RewardError, match=rf"'broken' returned {value} for the prompt 'a blue cat'"):
         getattr(scorer, method)(random_latents(5), PROMPTS, TIME)
+
+
+@pytest.mark.parametrize("method", ["score", "score_with_gradient"])
+def test_an_image_with_nan_pixels_stops_with_the_reward_and_the_prompt(decoder: LatentDecoder, method: str) -> None:
+    latents = random_latents(5)
+    latents[1, 0, 0, 0] = float("nan")
+    with pytest.raises(
+        NonFiniteScoreError, match="'broken' cannot score the image decoded for the prompt 'a blue cat'"
+    ):
+        getattr(LatentScorer(decoder, Broken(torch.nan_to_num)), method)(latents, PROMPTS, TIME)
 
 
 @pytest.mark.parametrize("damage", [lambda s: s[:, None], lambda s: s.mean(), lambda s: s[:-1]])
