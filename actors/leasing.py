@@ -19,6 +19,10 @@ from actors.liveness import DEATHS, own_actor_id
 # A batch that is too large for the time-out is so on every worker.
 MAX_TIMEOUTS = 3
 
+# torch.AcceleratorError, by its name because nothing here imports torch: the GPU itself has failed, and with it every
+# later call of that process. Where its memory ran out is another error, that of the settings.
+BROKEN_GPU = "AcceleratorError"
+
 _background: set["asyncio.Task[None]"] = set()
 
 
@@ -35,8 +39,8 @@ async def call_leased(
 ) -> Any:
     """Call `method(*args)` on a leased worker of `fleet` and return its result.
 
-    The call is made again elsewhere if the worker dies or hangs or its result is lost, so it must not matter that it
-    runs twice.
+    The call is made again elsewhere if the worker or its GPU dies, if it hangs or its result is lost, so it must not
+    matter that it runs twice.
 
     Args:
         nonsense: what the method raises where its result is not usable; the call is then made once more.
@@ -55,6 +59,10 @@ async def call_leased(
             return await _result_renewing(fleet, lease, method, args)
         except RayTaskError as error:  # first: Ray gives it the class of its cause too, even that of a dead actor
             cause = _cause_of(error)
+            if type(cause).__name__ == BROKEN_GPU:
+                loss = str(cause)
+                await fleet.report_dead.remote(lease.worker_id, loss)
+                continue
             if nonsense is None or not isinstance(cause, nonsense) or garbled:
                 cause.add_note(f"in {method} on {worker_id}")
                 raise cause from error

@@ -118,6 +118,8 @@ def _trainer(
 
 def _train_worker(loop_config: dict[str, Any]) -> None:
     # Ray Train's controller imports this module too, and needs no networks.
+    import torch
+
     from actors.fleet_state import FleetError
     from actors.learner import train_loop
     from pipeline.optimiser import NonFiniteGradientError
@@ -130,7 +132,9 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
         return
     worker = f"learner-{ray.train.get_context().get_world_rank()}"
     log_in_actor("learner", worker, config.journal.log.remote)
-    lasting = (*LASTING_ERRORS, FleetError, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError)
+    # A GPU's memory does not grow between attempts.
+    run_errors = (FleetError, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError)
+    lasting = (*LASTING_ERRORS, *run_errors, torch.OutOfMemoryError)
     try:
         train_loop(config)
     except Exception as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+import torch
 from eventually import wait_until
 from fleet_fixtures import Worker, all_results, stats
 from ray.actor import ActorHandle
@@ -40,6 +41,25 @@ class HangingWorker:
         if self.hangs:
             os.kill(os.getpid(), signal.SIGSTOP)
         return os.getpid()
+
+
+class BrokenGpuWorker:
+    """The GPU of the first is broken, as a CUDA error leaves it: its process lives, and no call of it succeeds."""
+
+    def __init__(self, directory: Path) -> None:
+        self.is_broken = not (directory / "first").exists()
+        (directory / "first").touch()
+
+    def ready(self) -> bool:
+        return True
+
+    def work(self) -> int:
+        if self.is_broken:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return os.getpid()
+
+    def run_out_of_memory(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 class GarbledResultError(Exception):
@@ -310,6 +330,20 @@ def test_a_worker_that_hangs_is_killed_and_replaced_and_counted(start, tmp_path)
     hung, other = map(int, (tmp_path / "pids").read_text().splitlines())
     assert other == pid and psutil.pid_exists(pid)
     wait_until(lambda: not psutil.pid_exists(hung))
+
+
+def test_a_worker_whose_gpu_is_broken_is_replaced(start, tmp_path):
+    fleet = start(BrokenGpuWorker, tmp_path)
+    assert call_leased_sync(fleet, "work") > 0
+    assert (stats(fleet).lost, stats(fleet).restarts) == (1, 1)
+    assert "an illegal memory access" in stats(fleet).last_error
+
+
+def test_a_gpu_without_memory_is_no_reason_to_try_another(start, tmp_path):
+    fleet = start(BrokenGpuWorker, tmp_path)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        call_leased_sync(fleet, "run_out_of_memory")
+    assert stats(fleet).lost == 0
 
 
 def test_a_call_that_is_always_too_long_is_given_up(start, tmp_path):
