@@ -19,7 +19,7 @@ from actors.inputs import RunInputs
 from actors.training import train
 from actors.waiting import what_is_waited_for
 from actors.weights import NothingPublishedError, WeightTicket, load_weights
-from pipeline.adapter import CARD_FILE, export_adapter, load_flat_adapter
+from pipeline.adapter import CARD_FILE, BareAdapter, export_adapter, load_flat_adapter
 from pipeline.checkpoint import load_average
 from pipeline.checkpoint_store import checkpoints_of_run
 from pipeline.config import RunSettings
@@ -29,7 +29,6 @@ from pipeline.evaluation.tables import evaluation_text
 from pipeline.images import save_png
 from pipeline.model_card import adapter_card
 from pipeline.patience import Patience
-from pipeline.policy import Policy
 from pipeline.progress import ProgressReporter
 from pipeline.report.evaluation_file import EVALUATION_FILE
 from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
@@ -152,16 +151,17 @@ def _save_evaluation(evaluation: Evaluation, run_directory: Path, card_file: Pat
 
 def _export(settings: RunSettings, ticket: WeightTicket, run_directory: Path) -> Path:
     """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them; return the former."""
-    on_cpu = settings.model.model_copy(update={"device": "cpu", "compile": False})
-    policy = Policy.load(on_cpu, settings.lora, settings.sampling, settings.seed)
+    adapter = BareAdapter.make(settings.model.path, settings.lora)
     record, card = training_record(settings), adapter_card(settings, ticket.version, NO_EVALUATION)
     raw, averaged = run_directory / "adapter", run_directory / "adapter_ema"
-    load_flat_adapter(policy, load_weights(ticket))
-    export_adapter(policy, raw, card, record)
+    load_flat_adapter(adapter, load_weights(ticket))
+    export_adapter(adapter, raw, card, record)
     if settings.learner.ema_decay is None:
         return raw
-    files = checkpoints_of_run(settings, run_directory).newest().files
-    assert files is not None, "the last iteration has a checkpoint"
-    load_average(policy, files)
-    export_adapter(policy, averaged, adapter_card(settings, ticket.version, NOT_OF_THE_AVERAGE), record)
+    newest = checkpoints_of_run(settings, run_directory).newest()
+    assert newest.files is not None, "the last iteration has a checkpoint"
+    if newest.skipped:
+        logger.warning("adapter_ema is older than adapter: %s", newest.explanation())
+    load_average(adapter, newest.files)
+    export_adapter(adapter, averaged, adapter_card(settings, ticket.version, NOT_OF_THE_AVERAGE), record)
     return raw

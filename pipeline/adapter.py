@@ -2,26 +2,64 @@
 
 import shutil
 from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 
-from pipeline.policy import ADAPTER_NAME, Policy
+from pipeline.config import LoraSettings
+from pipeline.policy import ADAPTER_NAME, adapter_config, adapter_parameters_of
 from pipeline.training_record import TRAINING_FILE, TrainingRecord
 
 CARD_FILE = "README.md"
 
 
-def flatten_adapter(policy: Policy) -> NDArray[np.float32]:
+class Adapted(Protocol):
+    """A network with an adapter: a `Policy`, or a `BareAdapter`."""
+
+    unet: UNet2DConditionModel
+
+    def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The LoRA parameters by name, float32, in the order of their names."""
+
+
+class BareAdapter:
+    """An adapter without the weights of its base model: what the driver exports, on a machine that may not have them.
+
+    Attributes:
+        unet: the network, of which only the adapter's parameters hold numbers (float32, on the CPU).
+    """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        """Take a network with an adapter; `BareAdapter.make` is the usual way."""
+        self.unet = unet
+
+    @classmethod
+    def make(cls, model_path: str, lora: LoraSettings) -> Self:
+        """Read the configuration of the model `model_path`, and add an adapter of zeros."""
+        config = UNet2DConditionModel.load_config(model_path, subfolder="unet")
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(config)
+            unet.add_adapter(adapter_config(lora), adapter_name=ADAPTER_NAME)
+        zeros = {name: torch.zeros(value.shape) for name, value in adapter_parameters_of(unet).items()}
+        unet.load_state_dict(zeros, strict=False, assign=True)
+        return cls(unet)
+
+    def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The LoRA parameters by name, float32, in the order of their names."""
+        return adapter_parameters_of(self.unet)
+
+
+def flatten_adapter(policy: Adapted) -> NDArray[np.float32]:
     """All LoRA parameters as one vector (N,) float32, in the order of their names."""
     return torch.cat([value.detach().flatten() for value in policy.adapter_parameters().values()]).cpu().numpy().copy()
 
 
-def load_flat_adapter(policy: Policy, flat: NDArray[np.float32]) -> None:
+def load_flat_adapter(policy: Adapted, flat: NDArray[np.float32]) -> None:
     """Set the LoRA parameters from `flatten_adapter`'s vector.
 
     Raises:
@@ -43,7 +81,7 @@ def load_flat_adapter(policy: Policy, flat: NDArray[np.float32]) -> None:
             value.copy_(chunk.view_as(value))
 
 
-def export_adapter(policy: Policy, directory: Path, model_card: str, record: TrainingRecord) -> None:
+def export_adapter(policy: Adapted, directory: Path, model_card: str, record: TrainingRecord) -> None:
     """Write the adapter so that `StableDiffusionPipeline.load_lora_weights(directory)` loads it.
 
     The directory holds pytorch_lora_weights.safetensors, with rank and alpha in its metadata, README.md with

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 import torch
 from safetensors.torch import load, save
 
+from pipeline.adapter import Adapted
 from pipeline.checkpoint_store import Files
 from pipeline.learning import Learner
-from pipeline.policy import Policy
 
 TENSORS_FILE = "learner.safetensors"
 POSITION_FILE = "position.json"
@@ -65,8 +65,8 @@ def unpack_checkpoint(learner: Learner, files: Files) -> Position:
     return Position(**json.loads(files[POSITION_FILE]))
 
 
-def load_average(policy: Policy, files: Files) -> None:
-    """Set `policy`'s adapter to the moving average that a checkpoint of a run with `learner.ema_decay` holds."""
+def load_average(policy: Adapted, files: Files) -> None:
+    """Set the adapter of `policy` to the moving average that a checkpoint of a run with `learner.ema_decay` holds."""
     tensors = load(files[TENSORS_FILE])
     with torch.no_grad():
         for name, value in policy.adapter_parameters().items():

@@ -91,8 +91,7 @@ class Policy:
 
     def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The LoRA parameters by name, float32, in the order of their names."""
-        parameters = {name: value for name, value in self.unet.named_parameters() if ".lora_" in name}
-        return dict(sorted(parameters.items()))
+        return adapter_parameters_of(self.unet)
 
     def freeze(self) -> None:
         """Turn off the adapter's gradients: a rollout differentiates with respect to latents only."""
@@ -186,6 +185,12 @@ def latent_shape_of(unet_config: Any) -> tuple[int, int, int]:
     size = unet_config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return unet_config.in_channels, height, width
+
+
+def adapter_parameters_of(unet: UNet2DConditionModel) -> dict[str, torch.nn.Parameter]:
+    """The LoRA parameters of a network by name, in the order of their names."""
+    parameters = {name: value for name, value in unet.named_parameters() if ".lora_" in name}
+    return dict(sorted(parameters.items()))
 
 
 def adapter_config(lora: LoraSettings) -> LoraConfig:

@@ -1,5 +1,6 @@
 """The adapter as a vector, and as a LoRA directory that stock diffusers draws the same pictures with."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from policies import make_policy
 from settings import miniature_settings
 from stock_pipeline import PROMPTS, SEED, stock_latents
 
-from pipeline.adapter import export_adapter, flatten_adapter, load_flat_adapter
+from pipeline.adapter import BareAdapter, export_adapter, flatten_adapter, load_flat_adapter
 from pipeline.generation import evaluation_batch, generate_latents
 from pipeline.training_record import read_training_record, training_record
 
@@ -42,6 +43,24 @@ def test_other_target_modules_are_exported_too(miniature_model: Path, tmp_path: 
     ours = generate_latents(policy, evaluation_batch(PROMPTS, 0, 2), SEED)
     stock = stock_latents(miniature_model, tmp_path / "adapter", policy)
     torch.testing.assert_close(stock, ours, rtol=0, atol=1e-4 * ours.abs().max().item())
+
+
+@pytest.mark.parametrize("targets", [["to_q", "to_v"], ["to_q", "ff.net.0.proj", "proj_in", "conv1"]])
+def test_an_adapter_is_exported_without_its_base_model(miniature_model: Path, tmp_path: Path, targets) -> None:
+    """A driver may lie on a machine that has no more of the model than its configuration."""
+    settings = miniature_settings(miniature_model, lora={"rank": 2, "alpha": 3, "target_modules": targets})
+    policy = make_policy(settings, adapter_scale=0.3)
+    export_adapter(policy, tmp_path / "whole", "card", RECORD)
+    shutil.copytree(
+        miniature_model / "unet",
+        tmp_path / "model" / "unet",
+        ignore=lambda _, names: [name for name in names if name != "config.json"],
+    )
+    bare = BareAdapter.make(str(tmp_path / "model"), settings.lora)
+    load_flat_adapter(bare, flatten_adapter(policy))
+    export_adapter(bare, tmp_path / "bare", "card", RECORD)
+    for name in FILES:
+        assert (tmp_path / "bare" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_the_directory_holds_weights_and_card_and_nothing_else(miniature_model: Path, tmp_path: Path) -> None:
