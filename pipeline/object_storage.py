@@ -6,6 +6,7 @@ taken up fetches what it needs.
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def working_folder(location: str, retry_seconds: float) -> Iterator[Path]:
     has one process at a time that works on it; an object store cannot tell.
 
     Raises:
-        StorageError: the object store refuses what is to be pushed.
+        StorageError: the object store refuses what is to be pushed, which then stays on this disk.
         ValueError: it cannot be written to from the beginning, or another process works on it.
     """
     if not is_object_storage(location):
@@ -143,17 +144,23 @@ def working_folder(location: str, retry_seconds: float) -> Iterator[Path]:
             yield Path(location)
         return
     filesystem, path = _open(location)
-    with tempfile.TemporaryDirectory(prefix="tailorpo-") as folder:
-        mirror = Mirror(Path(folder), location, Patience(retry_seconds), leave_out=ONLY_ADDED_TO)
+    folder = Path(tempfile.mkdtemp(prefix="tailorpo-"))
+    mirror = Mirror(folder, location, Patience(retry_seconds), leave_out=ONLY_ADDED_TO)
+    try:
+        NO_PATIENCE.keep_trying(f"write into {location}", lambda: filesystem.create_dir(path))
+        mirror.fetch()
+    except StorageError as error:
+        shutil.rmtree(folder)
+        raise ValueError(_hint(location, error)) from error
+    try:
+        yield folder
+    finally:
         try:
-            NO_PATIENCE.keep_trying(f"write into {location}", lambda: filesystem.create_dir(path))
-            mirror.fetch()
-        except StorageError as error:
-            raise ValueError(_hint(location, error)) from error
-        try:
-            yield Path(folder)
-        finally:
             mirror.push()
+        except StorageError as error:
+            # With the folder the adapter and the evaluation of a finished run would go.
+            raise StorageError(f"{error}; what is missing there stays in {folder}") from error
+        shutil.rmtree(folder)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -86,6 +87,21 @@ def test_a_working_folder_leaves_what_was_done_even_if_it_fails(bucket):
     assert not exists(f"{bucket}/nowhere")
     with working_folder(location, 0) as folder:
         assert (folder / "error.log").read_text() == "division"
+
+
+def test_what_a_bucket_refuses_at_the_end_stays_on_this_disk(bucket, monkeypatch):
+    location = f"{bucket}/refused"
+    with pytest.raises(StorageError) as refused:
+        lose_the_store_in(location, monkeypatch)
+    _, _, folder = str(refused.value).partition("what is missing there stays in ")
+    assert (Path(folder) / "adapter" / "weights").read_text() == "learnt"
+    shutil.rmtree(folder)
+
+
+def lose_the_store_in(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with working_folder(location, 0) as folder:
+        write(folder, {"adapter/weights": "learnt"})
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
 
 
 def test_a_path_is_its_own_working_folder(tmp_path):
