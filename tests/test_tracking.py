@@ -17,7 +17,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from actors.journal import Journal
 from pipeline.config import RunSettings
-from pipeline.tracking.trackers import DISTRIBUTIONS, check_trackers
+from pipeline.tracking.trackers import DISTRIBUTIONS, Trackers, check_trackers
 
 
 def settings_with(*tracking: Any) -> RunSettings:
@@ -105,6 +105,26 @@ def test_without_trackers_the_metrics_are_kept_all_the_same(tmp_path):
     journal.begin(0)
     record(journal, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+class Tracked:
+    """Tells how it was closed; one on a full disk cannot even say so."""
+
+    def __init__(self, disk_is_full: bool) -> None:
+        self.disk_is_full = disk_is_full
+        self.closed: list[bool] = []
+
+    def close(self, succeeded: bool) -> None:
+        if self.disk_is_full:
+            raise OSError("no space left on device")
+        self.closed.append(succeeded)
+
+
+def test_a_tracker_that_cannot_be_closed_keeps_no_other_open(caplog):
+    other = Tracked(disk_is_full=False)
+    Trackers([Tracked(disk_is_full=True), other]).close(succeeded=True)
+    assert other.closed == [True]
+    assert "no space left on device" in caplog.text
 
 
 # MLflow's files

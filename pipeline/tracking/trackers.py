@@ -128,5 +128,5 @@ class Trackers:
         for tracker in self._trackers:
             try:
                 tracker.close(succeeded)
-            except TrackerError as error:
+            except (TrackerError, OSError) as error:
                 logger.warning("%s", error)
