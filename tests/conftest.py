@@ -51,7 +51,7 @@ def ray_session() -> Iterator[ClusterInfo]:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), environment.get("PYTHONPATH", "")])
     os.environ.pop("RAY_ADDRESS", None)
     # At Ray's own niceness of 15 they would have next to no time beside the tests of another process on the same cores.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.update(RAY_worker_niceness="0")
     info = connect(cpus_asked=6)
     assert info.mode == "started"
     yield info
