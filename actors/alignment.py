@@ -16,6 +16,7 @@ from actors.crew import Crew, start_crew
 from actors.evaluation import evaluate
 from actors.failure import explain_failure
 from actors.inputs import RunInputs
+from actors.leasing import call_leased_sync
 from actors.training import train
 from actors.waiting import what_is_waited_for
 from actors.weights import NothingPublishedError, WeightTicket, load_weights
@@ -77,6 +78,7 @@ def align(
         logger.info("the actors of %s were asked for; it has %d iterations", settings.name, settings.iterations)
         waits_for = partial(what_is_waited_for, settings, crew)
         with reporter.following(lambda first: ray.get(crew.journal.made_since.remote(first)), waits_for):
+            try_evaluation_rewards(settings, crew)
             train(settings, inputs, crew, run_directory)
         stop.raise_if_made()
         logger.info("all iterations are done")
@@ -92,6 +94,16 @@ def align(
     finally:
         _close(crew.journal, succeeded)
         crew.dismiss()
+
+
+def try_evaluation_rewards(settings: RunSettings, crew: Crew) -> None:
+    """Let a reward actor load what the evaluation alone needs, rather than meet it when all iterations are done.
+
+    Raises:
+        Exception: what the reward's loading raises.
+    """
+    if settings.evaluation.images:
+        call_leased_sync(crew.reward_fleet, "try_loading", settings.evaluation.rewards)
 
 
 def _close(journal: Any, succeeded: bool) -> None:

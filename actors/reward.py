@@ -78,6 +78,14 @@ class RewardActor:
         sums, gradients = rewards.score_sum_with_gradient(_to_tensor(latents), prompts, timestep, coefficients)
         return sums.numpy(), gradients.numpy()
 
+    def try_loading(self, rewards: Sequence[RewardSettings]) -> None:
+        """Load rewards that are first asked for at the end of a run, and let go of them again.
+
+        Raises:
+            ValueError, OSError, RuntimeError: one cannot be loaded.
+        """
+        self.models.try_loading(rewards)
+
     def evaluate(
         self,
         latents: Array,

@@ -83,6 +83,17 @@ class RewardModels:
             images=to_pixels(images),
         )
 
+    def try_loading(self, rewards: Sequence[RewardSettings]) -> None:
+        """Load rewards that are first asked for at the end of a run, and let go of them again.
+
+        Raises:
+            ValueError, OSError, RuntimeError: one cannot be loaded.
+        """
+        for reward in rewards:
+            if reward not in self._loaded:
+                self._load(reward)
+        torch.cuda.empty_cache()
+
     def _checked_scores(self, settings: RewardSettings, images: Tensor, prompts: Sequence[str]) -> Tensor:
         reward = self._reward(settings)
         return check_scores(reward.score(images, prompts), prompts, reward.name)

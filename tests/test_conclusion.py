@@ -9,9 +9,23 @@ import ray
 from settings import miniature_settings
 
 from actors import alignment
+from actors.fleet import start_fleet
+from actors.reward import RewardActor
 from actors.weights import start_weight_store
 from pipeline.adapter import CARD_FILE, flatten_adapter
 from pipeline.policy import Policy
+
+
+def test_a_reward_that_the_evaluation_alone_needs_is_loaded_before_the_run(ray_session, miniature_model, tmp_path):
+    judge = {"name": "clip", "path": str(tmp_path / "damaged")}
+    settings = miniature_settings(miniature_model, evaluation={"images": 2, "rewards": [judge]})
+    (tmp_path / "damaged").mkdir()
+    fleet = start_fleet("reward", RewardActor, actor_args=(settings,), actor_options={"num_cpus": 0})
+    crew: Any = SimpleNamespace(reward_fleet=fleet)
+    with pytest.raises(ValueError, match="damaged"):
+        alignment.try_evaluation_rewards(settings, crew)
+    alignment.try_evaluation_rewards(miniature_settings(miniature_model, evaluation={"images": 2}), crew)
+    ray.get(fleet.shutdown.remote())
 
 
 def test_an_evaluation_that_fails_costs_no_adapter(ray_session, miniature_model: Path, tmp_path: Path, monkeypatch):

@@ -56,6 +56,15 @@ def test_scores_and_gradients_are_those_of_the_pipeline(settings, latents):
     assert gradients.shape == (3, 4, 8, 8) and gradients.dtype == scores.dtype == np.float32
 
 
+def test_rewards_that_are_tried_are_not_kept(settings, miniature_clip):
+    actor = RewardActor(settings)
+    held = dict(actor.models._loaded)
+    actor.try_loading([*settings.rewards, RewardSettings(name="clip_score", path=str(miniature_clip))])
+    assert actor.models._loaded == held
+    with pytest.raises(ValueError, match="no-such-folder"):
+        actor.try_loading([RewardSettings(name="clip", path="no-such-folder")])
+
+
 def test_evaluation_scores_the_same_images_with_every_reward(settings, latents):
     actor, scorer = RewardActor(settings), load_scorer(settings).scorer
     jpeg = RewardSettings(name="jpeg_compressibility")
