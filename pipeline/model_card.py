@@ -22,9 +22,10 @@ A LoRA adapter of `{settings.model.path}`, aligned by {method} ({settings.method
 {settings.sampling.eta}, guidance scale {settings.sampling.guidance_scale}.
 
 ```python
+import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained("{settings.model.path}")
+pipeline = StableDiffusionPipeline.from_pretrained("{settings.model.path}", torch_dtype=torch.float32)
 pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)  # other samplers ignore eta
 pipeline.load_lora_weights("path/to/this/directory")
 image = pipeline("your prompt", {_sampling_arguments(settings)}).images[0]
