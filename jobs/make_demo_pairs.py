@@ -5,13 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.preference_pairs import DEMO_PAIRS
+
 ROWS_PER_FILE = 1024
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("runs/demo_pairs"), help="folder that receives the Parquet")
+    parser.add_argument("--output", type=Path, default=DEMO_PAIRS, help="folder that receives the Parquet")
     parser.add_argument("--pairs", type=int, default=4096, help="number of pairs")
     parser.add_argument("--seed", type=int, default=0, help="which pairs")
     return parser.parse_args(arguments)

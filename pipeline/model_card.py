@@ -22,10 +22,14 @@ A LoRA adapter of `{settings.model.path}`, aligned by {method} ({settings.method
 {settings.sampling.eta}, guidance scale {settings.sampling.guidance_scale}.
 
 ```python
-from diffusers import StableDiffusionPipeline
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained("{settings.model.path}")
+pipeline = StableDiffusionPipeline.from_pretrained("{settings.model.path}", torch_dtype=torch.float32)
+pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)  # other samplers ignore eta
 pipeline.load_lora_weights("path/to/this/directory")
+image = pipeline("your prompt", {_sampling_arguments(settings)}).images[0]
+image.save("image.png")
 ```
 
 ## {_evaluation_title(settings)}
@@ -38,6 +42,12 @@ pipeline.load_lora_weights("path/to/this/directory")
 {dump_settings(settings).rstrip()}
 ```
 """
+
+
+def _sampling_arguments(settings: RunSettings) -> str:
+    """How a pipeline of diffusers samples as the run did."""
+    sampling = settings.sampling
+    return f"num_inference_steps={sampling.num_steps}, guidance_scale={sampling.guidance_scale}, eta={sampling.eta}"
 
 
 def _evaluation_title(settings: RunSettings) -> str:

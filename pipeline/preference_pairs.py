@@ -4,14 +4,18 @@ import hashlib
 import io
 import logging
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.data_files import DataFiles, require_columns
+from pipeline.data_files import DataFiles, locate_data, require_columns
 
 logger = logging.getLogger(__name__)
+
+DEMO_PAIRS = Path("runs/demo_pairs")
+"""Where `jobs/make_demo_pairs.py` leaves the pairs of the demo world, unless it is told otherwise."""
 
 CAPTION, FIRST, SECOND, LABEL = "caption", "jpg_0", "jpg_1", "label_0"
 COLUMNS = (CAPTION, FIRST, SECOND, LABEL)
@@ -32,6 +36,21 @@ CLEAN_SCHEMA = pa.schema(
         pa.field("digest", pa.binary()),
     ]
 )
+
+
+def locate_pairs(source: str) -> DataFiles:
+    """`locate_data` of preference pairs.
+
+    Raises:
+        ValueError: as `locate_data`; or the demo's pairs are meant, and have not been made.
+    """
+    # Where there is no folder `runs` yet, their path has the form of a hub's id, and the hub would be blamed.
+    if Path(source) == DEMO_PAIRS and not DEMO_PAIRS.is_dir():
+        raise ValueError(
+            f"there is no folder {source!r}, which is to hold the demo's preference pairs; make it once by "
+            "`python jobs/make_demo_pairs.py`"
+        )
+    return locate_data(source)
 
 
 def check_pair_columns(files: DataFiles) -> None:

@@ -21,7 +21,7 @@ from pipeline.config import RewardSettings, RunSettings
 from pipeline.data_files import locate_data, require_text_column
 from pipeline.evaluation.embedder import first_embedder
 from pipeline.method_settings import PairMethodSettings
-from pipeline.preference_pairs import check_pair_columns
+from pipeline.preference_pairs import check_pair_columns, locate_pairs
 from pipeline.prompt_sets import PromptSets, split_prompts
 from pipeline.prompt_settings import PromptSettings
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
@@ -67,7 +67,7 @@ def check_run(settings: RunSettings, kept: PromptSets | None = None) -> int:
             "timestep_spacing to trailing or, where that is leading, steps_offset to 1"
         )
     if isinstance(settings.method, PairMethodSettings):
-        check_pair_columns(locate_data(settings.method.data))
+        check_pair_columns(locate_pairs(settings.method.data))
     sets = kept or check_prompts(settings.prompts)
     check_scorable(settings, sets.held_out)
     warn_of_unmeasured_diversity(settings)
@@ -80,9 +80,15 @@ def check_model(path: str) -> None:
     """Refuse what is no `StableDiffusionPipeline`.
 
     Raises:
-        ValueError: the directory is missing, is no diffusers pipeline, or lacks a component.
+        ValueError: the directory is missing, is a file, is no diffusers pipeline, or lacks a component.
     """
     directory = Path(path)
+    if directory.is_file():
+        raise ValueError(
+            f"model.path {path!r} is a single file, not the directory of a pipeline; convert it once by "
+            f"`StableDiffusionPipeline.from_single_file({path!r}).save_pretrained(DIRECTORY)` of diffusers, and give "
+            "that directory"
+        )
     if directory.is_dir() and not (directory / "model_index.json").is_file():
         raise ValueError(
             f"model.path {path!r} is no diffusers pipeline: it has no model_index.json; give the directory that "

@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from jobs.make_demo_pairs import main
+from pipeline.config_loading import load_settings
 from pipeline.data_files import locate_data
 from pipeline.demo.grammar import is_held_out, parse_prompt
 from pipeline.demo.pairs import demo_pairs
 from pipeline.encoder import decode_images
-from pipeline.preference_pairs import check_pair_columns, clean_pairs
+from pipeline.method_settings import PairMethodSettings
+from pipeline.preference_pairs import check_pair_columns, clean_pairs, locate_pairs
 from pipeline.rewards import load_reward
 
-MODELS = Path(__file__).resolve().parents[1] / "models"
+REPOSITORY = Path(__file__).resolve().parents[1]
+MODELS = REPOSITORY / "models"
 
 
 def test_pairs_are_equal_for_equal_seeds_and_of_prompts_that_may_be_trained_on() -> None:
@@ -43,3 +46,16 @@ def test_the_job_writes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture
         main(["--output", str(tmp_path / "pairs")])
     with pytest.raises(SystemExit, match="make at least one"):
         main(["--output", str(tmp_path / "other"), "--pairs", "0"])
+
+
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_pairs_that_have_not_been_made_are_not_looked_for_on_the_hub(
+    prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(REPOSITORY / "configs" / "demo_diffusion_dpo.yaml")
+    assert isinstance(settings.method, PairMethodSettings)
+    monkeypatch.chdir(tmp_path)  # a fresh clone, without runs/
+    with pytest.raises(ValueError, match=r"no folder '.*runs/demo_pairs'.*`python jobs/make_demo_pairs.py`"):
+        locate_pairs(prefix + settings.method.data)
+    main(["--pairs", "2"])
+    assert len(locate_pairs(prefix + settings.method.data).paths) == 1

@@ -14,7 +14,13 @@ from jobs.make_docs import PAGES
 from pipeline.config_loading import load_settings, parse_settings
 
 REPOSITORY = Path(__file__).parents[1]
+FOLDERS = ("docs", "results", "benchmarks", "models")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+RESULTS = (REPOSITORY / "results" / "README.md").read_text(encoding="utf-8")
+PAGES_WITH_LINKS = sorted(
+    path
+    for path in (*REPOSITORY.glob("*.md"), *(page for name in FOLDERS for page in (REPOSITORY / name).rglob("*.md")))
+)
 RUNS = sorted((REPOSITORY / "results").glob("*/evaluation.md"))
 
 
@@ -39,9 +45,37 @@ def test_the_readmes_run_on_gpus_fits_on_one() -> None:
 
 
 @pytest.mark.parametrize("table", RUNS, ids=lambda path: path.parent.name)
-def test_the_readme_shows_every_committed_evaluation_as_it_was_written(table: Path) -> None:
+def test_the_page_about_results_shows_every_committed_evaluation_as_it_was_written(table: Path) -> None:
     rewards, *_ = table.read_text(encoding="utf-8").strip().split("\n\n")
-    assert rewards in README
+    assert rewards in RESULTS
+    # The README shows that of `make align`, whole, and no other.
+    assert (rewards in README) == (table.parent.name == "demo")
+
+
+def test_the_page_about_results_says_how_everything_beside_it_was_made() -> None:
+    made = set(re.findall(r"^\| .*? \| .*`.*` .*\|", RESULTS.partition("Words of the tables")[0], re.MULTILINE))
+    named = {name.rstrip("/") for row in made for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
+    found = {path.name for path in (REPOSITORY / "results").iterdir()} - {"README.md"}
+    assert named - {"comparison/minibatch"} == found
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_LINKS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{link} of {page}"
+        if anchor:
+            assert anchor in anchors(target), f"{link} of {page}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings are linked to."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("table", RUNS, ids=lambda path: path.parent.name)
@@ -53,6 +87,24 @@ def test_a_committed_result_is_whole_and_of_the_settings_beside_it(table: Path) 
     assert [row["iteration"] for row in metrics] == list(range(settings.iterations))
     assert summary["last_iteration"] == metrics[-1]
     assert all(row["pairs"] == settings.evaluation.images for row in summary["evaluation"].values())
+
+
+def test_the_parity_page_says_what_was_measured_of_image_reward() -> None:
+    page = (REPOSITORY / "benchmarks" / "parity" / "README.md").read_text(encoding="utf-8")
+    result = json.loads((REPOSITORY / "results" / "parity" / "image_reward.json").read_text(encoding="utf-8"))
+    small, published = (result[case] for case in ("small", "published_size"))
+    assert small["pictures"].keys() == published["pictures"].keys() and len(small["pictures"]) == 3
+    for name, picture in small["pictures"].items():
+        size = "x".join(map(str, picture["height_width"]))
+        differences = [case["pictures"][name]["largest_difference"] for case in (small, published)]
+        cells = " | ".join(f"{difference:.1e}" for difference in differences)
+        assert re.search(rf"^\| {size}[^|]* \| {re.escape(cells)} \|$", page, re.MULTILINE)
+    for case in (small, published):
+        assert f"{case['parameters']:,} parameters" in page
+        assert (case["tensors_largest_difference"], case["gradient_relative_difference"]) == (0.0, 0.0)
+        assert case["tokens_are_equal"]
+    reference = small["reference"]
+    assert f"image-reward {reference['image-reward']} with transformers {reference['transformers']}" in page
 
 
 def test_the_parity_page_says_what_was_measured() -> None:

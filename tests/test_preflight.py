@@ -65,6 +65,18 @@ def test_a_missing_model_directory_is_refused(tmp_path: Path) -> None:
         check_model(str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_checkpoint_of_one_file_is_refused_with_the_way_to_convert_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    path = file.name if relative else str(file)
+    with pytest.raises(ValueError, match=r"is a single file.*from_single_file\(.*mine.safetensors'\).save_pretrained"):
+        check_model(path)
+
+
 def test_a_directory_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no diffusers pipeline: it has no model_index.json"):
         check_model(str(tmp_path))
