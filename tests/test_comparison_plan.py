@@ -166,6 +166,10 @@ def test_a_faulty_file_is_refused_with_what_to_change(tmp_path: Path, sections: 
         ({"variants": [{"label": "a", "overrides": ["method.betta=1"]}]}, "variant 'a': unknown setting method.betta"),
         ({"variants": [{"label": "a", "overrides": ["method={name: ppo}"]}]}, "method.name='ppo' is unknown"),
         ({"variants": [{"label": "a"}, {"label": "b"}]}, "'a' and 'b' have the same settings"),
+        (
+            {"variants": [{"label": "a", "learning_rates": [0.0001234567, 0.0001234568]}]},
+            r"'a' \(learning rate 0\.0001234567, .* and 'a' \(learning rate 0\.0001234568, .*/sweep/a-lr0\.000123457; ",
+        ),
         ({"budget": {"unit": "trajectories", "amount": 7}}, "buy no iteration of 'tailorpo'"),
         ({"budget": {"unit": "trajectories", "amount": 15}}, "7.5 trajectories buy no iteration .*budget_share"),
     ],
@@ -175,6 +179,14 @@ def test_runs_that_cannot_be_are_refused_with_their_variant(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan_of(tmp_path, **sections)
+
+
+@pytest.mark.parametrize("sweep", [None, {"learning_rates": [0.01, 0.001], "budget_share": 0.5, "images": 4}])
+def test_labels_that_make_one_folder_together_are_refused(tmp_path: Path, sweep: dict[str, Any] | None) -> None:
+    rewards = [{"label": "JPEG G"}, {"label": "JPEG", "overrides": ["method.beta=3"]}]
+    variants = [{"label": "CLIP"}, {"label": "G CLIP", "overrides": ["sampling.eta=0.5"]}]
+    with pytest.raises(ValueError, match=r"'CLIP \(JPEG G\)' .* and 'G CLIP \(JPEG\)' .*/jpeg-g-clip-"):
+        plan_of(tmp_path, rewards=rewards, variants=variants, sweep=sweep)
 
 
 def test_every_setting_has_its_sentence() -> None:

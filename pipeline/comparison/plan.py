@@ -78,7 +78,8 @@ def make_plan(comparison: ComparisonSettings, folder: Path) -> Plan:
     """Resolve every run of a comparison whose folder is `folder`.
 
     Raises:
-        ValueError: a run's settings do not hold, a budget that buys no iteration, or two variants that are the same.
+        ValueError: a run's settings do not hold, a budget that buys no iteration, a sweep over rewards in units of each
+            run's own, two variants that are the same, or two runs that would share a folder.
     """
     cells, left_out = [], []
     for reward in comparison.rewards or (None,):
@@ -88,7 +89,9 @@ def make_plan(comparison: ComparisonSettings, folder: Path) -> Plan:
             else:
                 cells.append(_make_cell(comparison, folder, variant, reward))
     _refuse_twins(cells)
-    return Plan(comparison, folder, tuple(cells), tuple(left_out))
+    plan = Plan(comparison, folder, tuple(cells), tuple(left_out))
+    _refuse_shared_folders([*plan.sweep_runs, *plan.runs({cell.label: cell.settings.learning_rate for cell in cells})])
+    return plan
 
 
 def _make_cell(
@@ -162,3 +165,23 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
         twin = seen.setdefault(settings, cell.label)
         if twin != cell.label:
             raise ValueError(f"{twin!r} and {cell.label!r} have the same settings; give one of them other overrides")
+
+
+def _refuse_shared_folders(runs: Sequence[PlannedRun]) -> None:
+    """Refuse runs of one folder, of which the first would be taken for the others.
+
+    Raises:
+        ValueError: which.
+    """
+    seen: dict[Path, PlannedRun] = {}
+    for run in runs:
+        twin = seen.setdefault(run.folder, run)
+        if twin is not run:
+            raise ValueError(
+                f"{_in_words(twin)} and {_in_words(run)} would both make the folder {run.folder}; rename one of the "
+                "labels, or choose learning rates that differ in their first six digits"
+            )
+
+
+def _in_words(run: PlannedRun) -> str:
+    return f"{run.cell!r} (learning rate {run.settings.learning_rate!r}, seed {run.settings.seed})"
