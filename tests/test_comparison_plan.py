@@ -20,6 +20,10 @@ TWO_REWARDS = [
     {"label": "JPEG"},
     {"label": "CLIP", "overrides": ["reward={name: clip, path: some/clip}", "method.beta=3"]},
 ]
+RUNNING = [
+    "reward=[{name: jpeg_compressibility}, {name: clip, path: some/clip}]",
+    "reward_normalisation=running",
+]
 GUIDED = {"label": "TailorPO-G", "overrides": ["method.guidance={}"], "not_with": ["JPEG"]}
 
 
@@ -74,6 +78,11 @@ def test_a_variant_with_one_learning_rate_has_it_without_a_sweep(tmp_path: Path)
     plan = plan_of(tmp_path, variants=[{"label": "TailorPO"}, fixed])
     assert [run.cell for run in plan.sweep_runs] == ["TailorPO"] * 2
     assert plan.cells[1].settings.learning_rate == 0.5
+
+
+def test_without_a_choice_of_learning_rates_rewards_may_be_in_units_of_each_run(tmp_path: Path) -> None:
+    fixed = [{"label": "fixed", "learning_rates": [0.5]}]
+    assert plan_of(tmp_path, overrides=RUNNING, variants=fixed).sweep_runs == []
 
 
 def test_the_overview_says_what_is_run_and_what_is_left_out(tmp_path: Path) -> None:
@@ -170,6 +179,7 @@ def test_a_faulty_file_is_refused_with_what_to_change(tmp_path: Path, sections: 
             {"variants": [{"label": "a", "learning_rates": [0.0001234567, 0.0001234568]}]},
             r"'a' \(learning rate 0\.0001234567, .* and 'a' \(learning rate 0\.0001234568, .*/sweep/a-lr0\.000123457; ",
         ),
+        ({"overrides": RUNNING}, "variant 'TailorPO': reward_normalisation=running gives each run units .*=scale, or"),
         ({"budget": {"unit": "trajectories", "amount": 7}}, "buy no iteration of 'tailorpo'"),
         ({"budget": {"unit": "trajectories", "amount": 15}}, "7.5 trajectories buy no iteration .*budget_share"),
     ],

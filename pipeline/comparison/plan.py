@@ -124,6 +124,11 @@ def _plan_sweep(
 ) -> dict[float, PlannedRun]:
     sweep, directory = comparison.sweep, folder / SWEEP_FOLDER
     assert sweep is not None, "several learning rates without a sweep are refused"
+    if settings.reward_normalisation == "running":
+        raise ValueError(
+            "reward_normalisation=running gives each run units of its own, in which a sweep cannot compare learning "
+            "rates; set reward_normalisation=scale, or leave the variant one of learning_rates"
+        )
     short = within_budget(_judged_by(settings, sweep, folder), comparison.budget, sweep.budget_share)
     return {rate: _planned(label, directory, short, f"lr{rate:g}", sweep.seed, rate) for rate in sorted(rates)}
 
