@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.quiet import be_quiet, one_readable_message, resumable_by
-from pipeline.comparison.loading import check_folders, is_finished, load_begun, load_comparison, open_folder
+from pipeline.comparison.loading import begun_together, check_folders, is_finished, load_begun, load_comparison, open_folder
 from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
 from pipeline.prompt_sets import PromptSets, load_prompt_sets
@@ -159,9 +159,8 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
     try:
         for one in settings:
             check_room(one)
-        for cell in plan.cells if plan.comparison.parallel else ():
-            alike = max(len(plan.comparison.seeds), len(cell.sweep))
-            check_room_at_once(cell.settings, min(plan.comparison.parallel, alike))
+        for together in begun_together(plan, plan.comparison.parallel) if plan.comparison.parallel else ():
+            check_room_at_once([one.settings for one in together])
         if not resumes:
             open_folder(plan)
         prompts = prompts_of_run(settings[0].prompts, plan.folder)
