@@ -168,7 +168,7 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
         save_prompt_sets(prompts, settings[0].prompts, plan.folder)
         if plan.sweep_runs:
             write_sweep_prompts(plan, prompts)
-        at_once = plan.comparison.parallel or runs_with_room(settings, len(plan.cells) * len(plan.comparison.seeds))
+        at_once = plan.comparison.parallel or runs_with_room(settings, plan.most_runs_of_a_phase)
         say(f"{plan.comparison.name}: Ray {cluster.mode}, at most {at_once} at once, results in {plan.folder}")
         circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv}
         failed = carry_out_phase("sweep", plan.sweep_runs, at_once, circumstances)

@@ -73,6 +73,12 @@ def test_the_sweep_is_short_has_a_seed_of_its_own_and_is_judged_by_the_trained_r
     assert (settings.iterations, settings.evaluation.images, settings.prompts.held_out) == (3, 0, "demo")
 
 
+def test_the_larger_phase_says_how_many_runs_may_go_on_at_once(tmp_path: Path) -> None:
+    assert plan_of(tmp_path, seeds=[0]).most_runs_of_a_phase == 4
+    assert plan_of(tmp_path, seeds=[0, 1, 2]).most_runs_of_a_phase == 6
+    assert plan_of(tmp_path, seeds=[0], sweep=None).most_runs_of_a_phase == 2
+
+
 def test_a_variant_with_one_learning_rate_has_it_without_a_sweep(tmp_path: Path) -> None:
     fixed = {"label": "fixed", "learning_rates": [0.5]}
     plan = plan_of(tmp_path, variants=[{"label": "TailorPO"}, fixed])

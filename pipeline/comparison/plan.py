@@ -59,6 +59,11 @@ class Plan:
         """Short runs that choose learning rates."""
         return [run for cell in self.cells for run in cell.sweep.values()]
 
+    @property
+    def most_runs_of_a_phase(self) -> int:
+        """Runs of the sweep, or of the comparison itself, whichever are more."""
+        return max(len(self.sweep_runs), len(self.cells) * len(self.comparison.seeds))
+
     def runs(self, learning_rates: Mapping[str, float]) -> list[PlannedRun]:
         """The runs that are compared, seed by seed, so that whatever is done first is fair already.
 
