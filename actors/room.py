@@ -35,9 +35,7 @@ def check_room_at_once(runs: Sequence[RunSettings]) -> None:
     try:
         check_capacity(requests_together(runs))
     except ValueError as error:
-        raise ValueError(
-            f"{len(runs)} runs at once find no room: lower the comparison's parallel. {error}"
-        ) from error
+        raise ValueError(f"{len(runs)} runs at once find no room: lower the comparison's parallel. {error}") from error
 
 
 def requests_together(runs: Sequence[RunSettings]) -> list[WorkerRequest]:

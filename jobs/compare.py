@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from jobs.quiet import be_quiet, one_readable_message, resumable_by
-from pipeline.comparison.loading import begun_together, check_folders, is_finished, load_begun, load_comparison, open_folder
+from pipeline.comparison.loading import (
+    begun_together,
+    check_folders,
+    is_finished,
+    load_begun,
+    load_comparison,
+    open_folder,
+)
 from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
 from pipeline.prompt_sets import PromptSets, load_prompt_sets

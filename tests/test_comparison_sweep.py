@@ -1,6 +1,5 @@
 """The choice of a learning rate, and the prompts that it is made on."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +119,12 @@ def test_prompts_of_the_final_evaluation_never_choose(tmp_path: Path) -> None:
         sweep_prompts(plan, PromptSets(["a bird"], ["a dog", "a cat", "a red circle"]))
 
 
+def test_a_prompt_is_the_same_in_any_case_and_spacing(tmp_path: Path) -> None:
+    """CLIP's tokenizer takes them for the same, and so would the held-out evaluation."""
+    train = ["A Cat", "a dog", "a  cat", "A DOG", "STRASSE", "a bird"]
+    assert sorted(sweep_prompts(plan_of(tmp_path), PromptSets(train, ["a cat", "Straße"]))) == ["a bird", "a dog"]
+
+
 def test_a_sweep_without_prompts_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"that the runs train on are all among .*sweep\.prompts"):
         sweep_prompts(plan_of(tmp_path), PromptSets(list(ANIMALS), list(ANIMALS)))
@@ -130,4 +135,3 @@ def test_a_malformed_summary_is_named(tmp_path: Path) -> None:
     write_json(plan.sweep_runs[0].folder / SUMMARY_FILE, {"evaluation": {"clip": {"base_mean": 1}}})
     with pytest.raises(ValueError, match=r"tailorpo-lr0\.001/summary\.json is no evaluation"):
         read_sweep(plan)
-    assert json.loads((plan.sweep_runs[0].folder / SUMMARY_FILE).read_text())
