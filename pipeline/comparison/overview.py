@@ -30,7 +30,7 @@ def plan_section(plan: Plan, chosen: Mapping[str, float], results: Sequence[Swee
     return Section(
         "What was compared",
         paragraphs=tuple(sentences),
-        points=(*_left_out(plan), *_missing(plan, chosen), *_at_the_edge(plan, chosen)),
+        points=(*_left_out(plan), *missing_runs(plan, chosen), *_at_the_edge(plan, chosen)),
         tables=(_plan_table(plan, rates),),
         folded=(_sweep_table(results, chosen),) if results else (),
     )
@@ -62,7 +62,7 @@ def _left_out(plan: Plan) -> list[str]:
     ]
 
 
-def _missing(plan: Plan, chosen: Mapping[str, float]) -> list[str]:
+def missing_runs(plan: Plan, chosen: Mapping[str, float]) -> list[str]:
     """The runs that the tables lack, for a mean over those that came through flatters a method whose others did not."""
     tried = {cell.label for cell in plan.cells if cell.sweep and all(map(is_over, cell.sweep.values()))}
     without = [cell.label for cell in plan.cells if cell.label not in chosen]
