@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from run_folders import reward_row, write_run_folder
 
 from pipeline.claims.intervals import interval_over_prompts
@@ -12,7 +14,7 @@ from pipeline.report.comparison import compare
 from pipeline.report.held_out import rows_over_seeds
 from pipeline.report.history import read_run
 from pipeline.report.method_differences import method_differences
-from pipeline.report.pairs import PAIRS_FILE, read_pairs, share_pairs
+from pipeline.report.pairs import PAIRS_FILE, read_pairs, share_base, share_pairs
 
 
 def pairs_of(aligned, measure="clip", kind="reward", images=2) -> pd.DataFrame:
@@ -102,6 +104,25 @@ def test_methods_without_pairs_in_common_are_not_compared(tmp_path):
         write_run_folder(tmp_path / "c", [1.0], iterations=30),
     ]
     assert method_differences(compare([read_run(folder) for folder in folders])) == []
+
+
+@pytest.mark.parametrize(("base", "rows"), [(1e-7, 1), (0.5, 0)])
+def test_images_of_another_base_model_sampling_or_noise_are_no_pairs(tmp_path, base, rows):
+    """Prompts and samples are the same all the same; what the base model scored tells."""
+    sharpness = pairs_of([1.0, 2.0, 3.0, 4.0], "sharpness", "hacking")
+    folders = [
+        write_run(tmp_path / "a", 0, pairs_of([1.0, 2.0, 3.0, 4.0]), sharpness, iterations=10),
+        write_run(tmp_path / "b", 0, pairs_of([1.0, 2.0, 3.0, 4.0]), sharpness.assign(base=base), iterations=20),
+    ]
+    assert len(method_differences(compare([read_run(folder) for folder in folders]))) == rows
+
+
+@given(st.lists(st.floats(-100, 100).filter(lambda score: abs(score) > 0.01), min_size=1, max_size=6), st.booleans())
+def test_base_scores_agree_but_for_rounding(scores, differ):
+    one = pairs_of(scores).assign(base=scores).set_index(["measure", "prompt", "sample"])
+    other = one.assign(base=one.base * (1.01 if differ else 1.0001))
+    assert share_base(one, other) is not differ
+    assert share_base(one, other.rename(index={"clip": "judge"})), "there is nothing to tell them apart by"
 
 
 def test_runs_of_different_pairs_share_none(tmp_path):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.report.aggregate import estimate_of_runs
 from pipeline.report.comparison import Comparison, Method
-from pipeline.report.pairs import share_pairs
+from pipeline.report.pairs import share_base, share_pairs
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _names_of_trained(method: Method) -> set[str]:
 def _rows(first: Method, second: Method) -> Iterator[MethodDifference]:
     ours, theirs = ({run.seed: run.pairs for run in method.runs if run.pairs is not None} for method in (first, second))
     seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+    if not seeds or not all(share_base(ours[seed], theirs[seed]) for seed in seeds):
         return
     table = ours[seeds[0]]
     for measure in table[table.kind == "reward"].index.unique("measure"):
