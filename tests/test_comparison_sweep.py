@@ -57,6 +57,18 @@ def test_the_reward_that_rose_most_chooses_for_each_variant_alone(tmp_path: Path
     ]
 
 
+def test_a_variant_that_learns_from_pairs_of_images_is_said_to(tmp_path: Path) -> None:
+    offline = {
+        "label": "off-line",
+        "overrides": ["method={name: diffusion_dpo, data: pairs}", "learner.minibatch_size=4"],
+    }
+    section = plan_section(plan_of(tmp_path, variants=[{"label": "a"}, offline]), {}, [])
+    assert "off-line learns from pairs of images, not from a reward." in section.paragraphs[-1]
+    only = plan_section(plan_of(tmp_path), {}, [])
+    assert "the one after which the reward that its run names had risen most" in only.paragraphs[-1]
+    assert "learn from pairs" not in only.paragraphs[-1]
+
+
 def test_of_equals_the_smaller_learning_rate_is_chosen(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, variants=[{"label": "a"}])
     finish_sweep(plan, {"a": {0.01: 0.2, 0.001: 0.2}})

@@ -9,6 +9,7 @@ from pipeline.comparison.sweep import SweepResult
 from pipeline.config import RunSettings
 from pipeline.report.content import Section, Table
 from pipeline.report.evaluation_file import RewardComparison
+from pipeline.report.explanations import learning_from_pairs
 from pipeline.report.wording import MISSING, count, interval, listed, number, signed
 
 PLAN_COLUMNS = ("variant", "method", "learning rate", "iterations", "trajectories", "network calls")
@@ -48,11 +49,13 @@ def budget_sentence(plan: Plan) -> str:
 def _sweep_sentence(plan: Plan) -> str:
     sweep = plan.comparison.sweep
     assert sweep is not None, "there are no runs of a sweep without one"
-    return (
+    from_pairs = [cell.label for cell in plan.cells if cell.sweep and not cell.settings.rewards_learnt_from]
+    sentence = (
         f"Learning rates were chosen by runs of their own, with seed {sweep.seed} and {sweep.budget_share:.0%} of the "
-        f"budget: the one after which the trained reward had risen most over {sweep.images} pairs of images, from "
-        "prompts that are in no held-out evaluation."
+        f"budget: the one after which the reward that its run names had risen most over {sweep.images} pairs of "
+        "images, from prompts that are in no held-out evaluation."
     )
+    return " ".join([sentence, *learning_from_pairs(from_pairs)])
 
 
 def _left_out(plan: Plan) -> list[str]:

@@ -1,5 +1,9 @@
 """What the report says around its numbers."""
 
+from collections.abc import Sequence
+
+from pipeline.report.wording import listed
+
 HELD_OUT = (
     "Base and aligned model draw the same prompts from the same noise, without candidates and without guidance by "
     "the reward."
@@ -19,7 +23,7 @@ INTERVAL_OVER_SEEDS = (
 )
 
 BETWEEN_METHODS = (
-    "Images of two methods that trained on the same reward, drawn for the same prompts from the same noise, are "
+    "Images of two methods whose runs name the same reward, drawn for the same prompts from the same noise, are "
     "compared pair by pair and seed by seed. No correction is made for the number of comparisons."
 )
 
@@ -83,3 +87,9 @@ PICTURES = (
 NOT_EVALUATED = "No run has been evaluated on held-out prompts yet."
 
 NO_ENVIRONMENT = "The run folders do not tell what they ran on."
+
+
+def learning_from_pairs(labels: Sequence[str]) -> list[str]:
+    """A sentence about the methods that train on no reward; nothing where there are none."""
+    verb = "learns" if len(labels) == 1 else "learn"
+    return [f"{listed(labels)} {verb} from pairs of images, not from a reward."] if labels else []

@@ -17,7 +17,7 @@ class MethodDifference:
 
     Attributes:
         measure: the reward.
-        trained: whether they trained on it.
+        trained: whether both trained on it.
         first, second: the methods' labels.
         difference: mean of first - second over pairs and seeds.
         low, high: its 95 % interval, over prompts, and over seeds where there are several.
@@ -39,7 +39,7 @@ class MethodDifference:
 
 
 def method_differences(comparison: Comparison) -> list[MethodDifference]:
-    """A row per reward and two methods that trained on the same reward and were evaluated on the same pairs."""
+    """A row per reward and two methods whose runs name the same reward and were evaluated on the same pairs."""
     rows = [
         row
         for first, second in combinations(comparison.methods, 2)
@@ -74,7 +74,7 @@ def _rows(first: Method, second: Method) -> Iterator[MethodDifference]:
         estimate, together = estimate_of_runs(differences), pd.concat(differences)
         yield MethodDifference(
             measure=measure,
-            trained=measure in _names_of_trained(first) | _names_of_trained(second),
+            trained=measure in _names_of_trained(first) & _names_of_trained(second),
             first=first.label,
             second=second.label,
             difference=estimate.mean,
