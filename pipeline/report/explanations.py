@@ -34,11 +34,12 @@ HACKING = (
 
 ROLLOUT_REWARD = (
     "The mean reward of the images that the rollouts finish, over what had been spent on the policy that drew "
-    "them: the first point is the base model. TailorPO's rollouts go on from the better of two candidates, and "
-    "guidance moves that along the reward's gradient, so their images score above what the same policy draws by "
-    "itself, with guidance far above; other methods' rollouts choose no better ones. To compare methods, read the "
-    "held-out evaluation."
+    "them. TailorPO's rollouts go on from the better of two candidates, and guidance moves that along the reward's "
+    "gradient, so their images score above what the same policy draws by itself, with guidance far above; other "
+    "methods' rollouts choose no better ones. To compare methods, read the held-out evaluation."
 )
+
+BASE_COMES_FIRST = "The first point is the base model."
 
 COSTS_EXPLAINED = (
     "A network call is one latent forward through the network, with both branches of classifier-free guidance, by "
@@ -93,3 +94,11 @@ def learning_from_pairs(labels: Sequence[str]) -> list[str]:
     """A sentence about the methods that train on no reward; nothing where there are none."""
     verb = "learns" if len(labels) == 1 else "learn"
     return [f"{listed(labels)} {verb} from pairs of images, not from a reward."] if labels else []
+
+
+def points_are_means(block: int) -> str:
+    """What a point of a curve is, where it stands for several iterations."""
+    return (
+        f"Each point is the mean of {block} consecutive iterations; the base model is but the first iteration of the "
+        "first point."
+    )
