@@ -2,13 +2,13 @@
 
 import functools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from actors.alignment import align
-from actors.inputs import inputs_of_run, save_inputs
 from actors.measuring import measure_on_base
+from actors.run_in_folder import describe_and_align
 from pipeline.claims.arm_results import arm_row
 from pipeline.claims.arms import Arm, tailorpo_settings
 from pipeline.claims.guided import guidance_rows, measure_guidance
@@ -16,11 +16,10 @@ from pipeline.claims.order import measure_orders, order_rows
 from pipeline.claims.plan import ARMS, ClaimsPlan
 from pipeline.claims.table_files import read_table, write_page, write_table
 from pipeline.config import RunSettings
-from pipeline.config_loading import dump_settings, load_settings
-from pipeline.environment import describe_environment
-from pipeline.progress import ProgressReporter
+from pipeline.config_loading import load_settings
 from pipeline.rewards import training_scale
-from pipeline.run_folder import MetricsFile, write_json, write_text
+from pipeline.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, MetricsFile
+from pipeline.run_lock import held_alone
 
 Rows = list[dict[str, Any]]
 
@@ -70,7 +69,7 @@ def check_folders(plan: ClaimsPlan) -> None:
         ValueError: which folder.
     """
     for arm in (arm for name in plan.tables if name in ARMS for arm in plan.arms(name)):
-        config = _folder(arm) / "config.yaml"
+        config = _folder(arm) / CONFIG_FILE
         if config.is_file() and load_settings(config) != arm.settings:
             raise ValueError(
                 f"{_folder(arm)} holds a run with other settings; move it away, or give another output_dir=... to keep "
@@ -83,18 +82,16 @@ def align_arm(arm: Arm) -> dict[str, Any]:
 
     Raises:
         RunFailedError: as `align`.
+        ValueError: another process works on its folder.
     """
     settings, directory = arm.settings, _folder(arm)
-    config, summary = directory / "config.yaml", directory / "summary.json"
-    if not summary.is_file():
-        print(f"{settings.name}: {arm.label}, results in {directory}", flush=True)
-        write_json(directory / "environment.json", describe_environment())
-        write_text(config, dump_settings(settings))
-        inputs = inputs_of_run(settings, directory)
-        save_inputs(inputs, settings, directory)
-        align(settings, inputs, directory, ProgressReporter(settings.iterations))
+    summary = directory / SUMMARY_FILE
+    with held_alone(directory):
+        if not summary.is_file():
+            print(f"{settings.name}: {arm.label}, results in {directory}", flush=True)
+            describe_and_align(settings, directory, {"command": sys.argv})
     found = json.loads(summary.read_text(encoding="utf-8"))
-    return arm_row(arm, found, MetricsFile(directory / "metrics.jsonl").read())
+    return arm_row(arm, found, MetricsFile(directory / METRICS_FILE).read())
 
 
 def _folder(arm: Arm) -> Path:

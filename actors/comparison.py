@@ -18,7 +18,8 @@ from pipeline.comparison.plan import PlannedRun
 from pipeline.config import RunSettings
 from pipeline.progress import Metrics, progress_line
 from pipeline.prompt_sets import PromptSets
-from pipeline.run_folder import MetricsFile
+from pipeline.run_folder import METRICS_FILE, MetricsFile
+from pipeline.run_lock import held_alone
 
 POLL_SECONDS = 1.0
 
@@ -71,7 +72,7 @@ def carry_out(runs: Sequence[PlannedRun], make_run: MakeRun, at_once: int, say: 
 def align_in_folder(
     circumstances: dict[str, Any], prompts: PromptSets | None, settings: RunSettings, run_directory: Path
 ) -> None:
-    """Align a model as jobs/align.py does, and keep the lines of its progress in a file.
+    """Align a model in a folder held alone, as jobs/align.py does, and keep the lines of its progress in a file.
 
     Args:
         circumstances: what environment.json says beside versions and hardware.
@@ -79,23 +80,18 @@ def align_in_folder(
 
     Raises:
         RunFailedError: as `align`.
-        ValueError: prompts or pairs of images that cannot be read.
+        ValueError: prompts or pairs of images that cannot be read, or another process works on the folder.
     """
     # The driver imports this module too, and needs no networks.
-    from actors.alignment import align
-    from actors.inputs import inputs_of_run, save_inputs
-    from pipeline.progress import ProgressReporter
+    from actors.run_in_folder import describe_and_align
     from pipeline.prompt_sets import save_prompt_sets
-    from pipeline.run_description import describe_run
 
-    if prompts is not None:
-        save_prompt_sets(prompts, settings.prompts, run_directory)
-    inputs = inputs_of_run(settings, run_directory)
-    describe_run(settings, run_directory, circumstances)
-    save_inputs(inputs, settings, run_directory)
-    with (run_directory / PROGRESS_FILE).open("a", encoding="utf-8") as log:
-        reporter = ProgressReporter(settings.iterations, log, budget_seconds=settings.budget_seconds)
-        align(settings, inputs, run_directory, reporter)
+    with held_alone(run_directory):
+        if prompts is not None:
+            save_prompt_sets(prompts, settings.prompts, run_directory)
+        run_directory.mkdir(parents=True, exist_ok=True)
+        with (run_directory / PROGRESS_FILE).open("a", encoding="utf-8") as log:
+            describe_and_align(settings, run_directory, circumstances, log)
 
 
 class _Followed:
@@ -103,7 +99,7 @@ class _Followed:
 
     def __init__(self, run: PlannedRun, label: str, say: Say) -> None:
         self.run, self._label, self._say = run, label, say
-        self._metrics = MetricsFile(run.folder / "metrics.jsonl")
+        self._metrics = MetricsFile(run.folder / METRICS_FILE)
         # What an interrupted run made is no news.
         self._told = len(self._metrics.read())
         self._seconds: list[float] = []

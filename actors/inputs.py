@@ -11,9 +11,7 @@ from actors.prompts import prompts_of_run, read_prompt_sets, warn_of_prompts_on_
 from pipeline.config import RunSettings
 from pipeline.method_settings import PairMethodSettings
 from pipeline.prompt_sets import PromptSets, save_prompt_sets
-from pipeline.run_folder import write_json
-
-PREFERENCES = "preferences.json"
+from pipeline.run_folder import PREFERENCES_FILE, write_json
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def check_same_pairs(statement: dict[str, Any], run_directory: Path) -> None:
     Raises:
         ValueError: their hashes differ.
     """
-    file = run_directory / PREFERENCES
+    file = run_directory / PREFERENCES_FILE
     if file.is_file() and json.loads(file.read_text(encoding="utf-8"))["sha256"] != statement["sha256"]:
         raise ValueError(
             f"the pairs of {statement['source']!r} are not those that the run began with ({file}); restore them, or "
@@ -64,7 +62,7 @@ def save_inputs(inputs: RunInputs, settings: RunSettings, run_directory: Path) -
     """State them in the run folder."""
     save_prompt_sets(inputs.prompts, settings.prompts, run_directory)
     if inputs.statement is not None:
-        write_json(run_directory / PREFERENCES, inputs.statement)
+        write_json(run_directory / PREFERENCES_FILE, inputs.statement)
 
 
 def _with_prompts(settings: RunSettings, prompts: PromptSets) -> RunInputs:

@@ -173,10 +173,10 @@ class Journal:
 
     def save_records(self, iteration: int, worker: int, table: pa.Table) -> None:
         """Keep one learner worker's share of an iteration's records as Parquet."""
-        from pipeline.records import save_records
+        from pipeline.parquet_file import write_parquet
 
         file = self.directory / RECORDS_FOLDER / f"{_file_stem(iteration)}_worker_{worker:03d}.parquet"
-        self.patience.keep_trying(f"write {file}", lambda: save_records(table, file))
+        self.patience.keep_trying(f"write {file}", lambda: write_parquet(table, file))
 
     def save_grid(self, iteration: int, images: NDArray[np.uint8]) -> None:
         """Write the sample grid of the policy that begins `iteration`, from (B, H, W, 3) uint8."""

@@ -26,16 +26,26 @@ def runs_with_room(runs: Sequence[RunSettings], at_most: int) -> int:
     return together
 
 
-def check_room_at_once(settings: RunSettings, number: int) -> None:
-    """Refuse `number` such runs at once that the connected cluster can never hold: each would keep what another needs.
+def check_room_at_once(runs: Sequence[RunSettings]) -> None:
+    """Refuse runs that the connected cluster can never hold together: each would keep what another needs.
 
     Raises:
         ValueError: with what to change.
     """
     try:
-        check_capacity(_copies(worker_requests(settings), number))
+        check_capacity(requests_together(runs))
     except ValueError as error:
-        raise ValueError(f"{number} runs at once find no room: lower the comparison's parallel. {error}") from error
+        raise ValueError(f"{len(runs)} runs at once find no room: lower the comparison's parallel. {error}") from error
+
+
+def requests_together(runs: Sequence[RunSettings]) -> list[WorkerRequest]:
+    """The least that must fit on the cluster while `runs` go on together; equal workers of a role are counted."""
+    together: dict[tuple[str, tuple[tuple[str, float], ...]], WorkerRequest] = {}
+    for request in (request for settings in runs for request in worker_requests(settings)):
+        key = request.role, tuple(sorted(request.resources.items()))
+        found = together.get(key, request._replace(num_workers=0))
+        together[key] = found._replace(num_workers=found.num_workers + request.num_workers)
+    return list(together.values())
 
 
 def _largest(requests_of_runs: Sequence[Sequence[WorkerRequest]]) -> list[WorkerRequest]:

@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from jobs.quiet import be_quiet, one_readable_message, resumable_by
-from pipeline.comparison.loading import check_folders, is_finished, load_begun, load_comparison, open_folder
+from pipeline.comparison.loading import (
+    begun_together,
+    check_folders,
+    is_finished,
+    load_begun,
+    load_comparison,
+    open_folder,
+)
+from pipeline.comparison.outcome import Outcome, closing_error
 from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
 from pipeline.prompt_sets import PromptSets, load_prompt_sets
 from pipeline.run_lock import held_alone
+from pipeline.secrets import redact
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -126,19 +135,16 @@ def run(plan: Plan, resumes: bool) -> None:
             # Another process may have begun it while this one waited.
             refuse_existing(plan.folder)
         with resumable_by(f"python jobs/compare.py --resume {shlex.quote(str(plan.folder))}"):
-            failed = make_and_evaluate(plan, resumes)
+            outcome = make_and_evaluate(plan, resumes)
         report = write_comparison_report(plan)
-    if failed:
-        reasons = "".join(f"\n  {folder}: {reason}" for folder, reason in failed.items())
-        sys.exit(
-            f"error: {len(failed)} runs failed, and what depends on them is missing:{reasons}\n"
-            f"All that was done is kept; when the cause is gone, continue with --resume {plan.folder}"
-        )
+        error = closing_error(plan, outcome, report)
+    if error is not None:
+        sys.exit(error)
     say(f"report in {report}")
 
 
-def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
-    """Everything that takes a cluster; the folders of the runs that failed, each with the reason.
+def make_and_evaluate(plan: Plan, resumes: bool) -> Outcome:
+    """Everything that takes a cluster.
 
     Raises:
         ValueError: a cluster that cannot hold a run, or folders that hold other runs.
@@ -148,6 +154,7 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
     from actors.prompts import prompts_of_run
     from actors.room import check_room_at_once, runs_with_room
     from pipeline.comparison.evaluation import check_held_out
+    from pipeline.comparison.pairs_of_cells import share_pairs
     from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, write_sweep_prompts
     from pipeline.preflight import own_modules
     from pipeline.prompt_sets import save_prompt_sets
@@ -159,9 +166,8 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
     try:
         for one in settings:
             check_room(one)
-        for cell in plan.cells if plan.comparison.parallel else ():
-            alike = max(len(plan.comparison.seeds), len(cell.sweep))
-            check_room_at_once(cell.settings, min(plan.comparison.parallel, alike))
+        for together in begun_together(plan, plan.comparison.parallel) if plan.comparison.parallel else ():
+            check_room_at_once([one.settings for one in together])
         if not resumes:
             open_folder(plan)
         prompts = prompts_of_run(settings[0].prompts, plan.folder)
@@ -169,16 +175,18 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> dict[Path, str]:
         save_prompt_sets(prompts, settings[0].prompts, plan.folder)
         if plan.sweep_runs:
             write_sweep_prompts(plan, prompts)
-        at_once = plan.comparison.parallel or runs_with_room(settings, len(plan.cells) * len(plan.comparison.seeds))
+        at_once = plan.comparison.parallel or runs_with_room(settings, plan.most_runs_of_a_phase)
         say(f"{plan.comparison.name}: Ray {cluster.mode}, at most {at_once} at once, results in {plan.folder}")
         circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv}
+        share_pairs(plan.sweep_runs)
         failed = carry_out_phase("sweep", plan.sweep_runs, at_once, circumstances)
         runs = plan.runs(chosen_learning_rates(plan, read_sweep(plan)))
+        share_pairs([*plan.sweep_runs, *runs])
         failed |= carry_out_phase("runs", runs, at_once, circumstances, prompts)
-        evaluate_phase(plan, [run for run in runs if is_finished(run)])
+        evaluation = evaluate_phase(plan, [run for run in runs if is_finished(run)])
     finally:
         disconnect(cluster)
-    return failed
+    return Outcome(failed, evaluation)
 
 
 def carry_out_phase(
@@ -205,25 +213,28 @@ def carry_out_phase(
     return carry_out(runs, partial(align_in_folder, circumstances, prompts), at_once, say)
 
 
-def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun]) -> None:
-    """Evaluate the adapters of `runs` that are not yet evaluated, into the runs' own folders."""
+def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun]) -> str | None:
+    """Evaluate the adapters of `runs` that are not yet evaluated, into the runs' own folders.
+
+    Returns:
+        Why that failed, which leaves a report to be written all the same; None where it did not.
+    """
     from actors.adapter_evaluation import evaluate_adapters
-    from actors.failure import RunFailedError
+    from actors.failure import RunFailedError, note_failure
     from pipeline.comparison.evaluation import evaluation_settings
     from pipeline.evaluation.preflight import check_evaluation
 
     if not runs:
-        return
-    settings = evaluation_settings(plan, runs)
-    check_evaluation(settings)
-    say(f"evaluation: {len(runs)} adapters")
+        return None
     try:
+        settings = evaluation_settings(plan, runs)
+        check_evaluation(settings)
+        say(f"evaluation: {len(runs)} adapters")
         evaluate_adapters(settings, plan.folder / RUNS_FOLDER, say)
-    except RunFailedError as error:
-        sys.exit(
-            f"error: the evaluation failed: {error}\n"
-            f"The runs are kept; when the cause is gone, continue with --resume {plan.folder}"
-        )
+    except (RunFailedError, ValueError) as error:
+        failure = error if isinstance(error, RunFailedError) else RunFailedError(redact(str(error)))
+        return f"{failure}; details: {note_failure(failure, plan.folder)}"
+    return None
 
 
 def say(text: str) -> None:

@@ -22,7 +22,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the pairs, whole files under their names or nothing."""
     from pipeline.demo.pairs import demo_pairs
-    from pipeline.records import save_records
+    from pipeline.parquet_file import write_parquet
 
     options = parse_arguments(arguments)
     if options.pairs < 1:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = demo_pairs(options.pairs, options.seed)
     for start in range(0, options.pairs, ROWS_PER_FILE):
         file = options.output / f"pairs_{start // ROWS_PER_FILE:04d}.parquet"
-        save_records(table.slice(start, ROWS_PER_FILE), file)
+        write_parquet(table.slice(start, ROWS_PER_FILE), file)
     print(f"{options.pairs} pairs in {options.output}")
 
 

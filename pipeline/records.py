@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -108,14 +106,6 @@ def latent_column(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.flo
     column = table[name].combine_chunks()
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     return np.concatenate([chunk.to_numpy_ndarray() for chunk in chunks])
-
-
-def save_records(table: pa.Table, path: Path) -> None:
-    """Write a table as Parquet that pandas and `ray.data.read_parquet` open; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.rename(path)
 
 
 def _to_arrow(values: Tensor | None, arrow_type: pa.DataType, count: int) -> pa.Array:

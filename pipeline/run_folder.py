@@ -15,6 +15,9 @@ ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE, CHECKPOINTS_FOLDER, RECORDS_FOLDER = "metrics.jsonl", "checkpoints", "records"
 """What iterations leave behind, and what a run is taken up from."""
 
+PREFERENCES_FILE = "preferences.json"
+"""What a run that learns from pairs of images states of them, with their hash."""
+
 LOG_FILE, ERROR_FILE = "log.jsonl", "error.log"
 """What a run said while it went on, and why it ended early."""
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
 from pipeline.prompts import SampleBatch
@@ -77,4 +78,4 @@ def records_table(
 
 def trainable_pairs(table: pa.Table) -> RecordRows:
     """The pairs of a table that are no ties, sorted by `row`."""
-    return record_rows(table.filter(pa.compute.invert(table["tie"])))
+    return record_rows(table.filter(pc.invert(table["tie"])))

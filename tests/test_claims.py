@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from policies import make_policy
 from scorers import CountingScorer, ProjectionScorer
@@ -59,9 +60,9 @@ def final_gaps(table: pa.Table) -> np.ndarray:
 def test_the_candidates_are_those_that_tailorpo_ranks(policy: Policy, miniature_model: Path) -> None:
     method = run_settings(miniature_model).method.model_copy(update={"guidance": None})
     records = asyncio.run(collect(policy, ProjectionScorer(), BATCH, method, 7, 1.0, 0))
-    ranked = records.filter(pa.compute.field("step") == 0)
+    ranked = records.filter(pc.field("step") == 0)
     gaps = ranked["ranked_winner_score"].to_numpy() - ranked["loser_score"].to_numpy()
-    measured = orders(policy).filter(pa.compute.field("step") == 0)
+    measured = orders(policy).filter(pc.field("step") == 0)
     assert measured["prompt"].to_pylist() == ranked["prompt"].to_pylist() == list(PROMPTS)
     np.testing.assert_allclose(np.abs(measured["step_gap"].to_numpy()), gaps, rtol=1e-5, atol=1e-6)
 
@@ -131,7 +132,7 @@ def test_what_guidance_did_is_what_tailorpo_g_records(policy: Policy, miniature_
     assert table == records.select(table.schema.names)
     rows = guidance_rows(table, num_steps=6, seed=0)
     assert [row["remaining_steps"] for row in rows] == [6, 4, 2]
-    moves = table.filter(pa.compute.field("step") == 2)["guidance_move"].to_numpy()
+    moves = table.filter(pc.field("step") == 2)["guidance_move"].to_numpy()
     assert rows[1]["move"]["mean"] == pytest.approx(moves.mean()) and rows[1]["samples"] == 4
     assert rows[1]["raised"]["low"] <= rows[1]["raised"]["mean"] <= rows[1]["raised"]["high"]
 

@@ -89,7 +89,7 @@ def arm_settings(tmp_path: Path) -> RunSettings:
 
 
 def test_a_finished_run_is_read_and_not_made_again(arm_settings: RunSettings, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(claims, "align", lambda *_: pytest.fail("the run is finished"))
+    monkeypatch.setattr(claims, "describe_and_align", lambda *_: pytest.fail("the run is finished"))
     (arm,) = strength_arms(arm_settings, iterations=2, factors=[2.0])
     folder = tmp_path / "miniature-claims-strength-2"
     folder.mkdir()

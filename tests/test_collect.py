@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from in_process import load_scorer
@@ -59,7 +60,7 @@ async def collected(
 
 def columns_of(table: pa.Table, step: int) -> dict[str, Tensor]:
     """The latents (B, C, H, W) and scores (B,) recorded at a grid step, in the order of samples."""
-    rows = table.filter(pa.compute.field("step") == step)
+    rows = table.filter(pc.field("step") == step)
     latents = {
         name: torch.from_numpy(latent_column(rows, name)) for name in ("x_t", "winner", "loser", "reference_mean")
     }
@@ -178,7 +179,7 @@ def test_a_minimum_gap_makes_ties_of_close_pairs(policy: Policy, run_settings: R
 def test_a_tie_is_a_tie_even_where_guidance_raised_the_winner(policy: Policy, run_settings: RunSettings) -> None:
     guidance = {"eta_min": 1.0, "eta_max": 1.0}
     free = asyncio.run(collected(policy, ProjectionScorer(), with_method(run_settings, guidance=guidance)))
-    first = free.filter(pa.compute.field("row") == 0).to_pylist()[0]
+    first = free.filter(pc.field("row") == 0).to_pylist()[0]
     ranked_gap = first["ranked_winner_score"] - first["loser_score"]
     guided_gap = first["winner_score"] - first["loser_score"]
     assert first["guidance_accepted"]
@@ -186,7 +187,7 @@ def test_a_tie_is_a_tie_even_where_guidance_raised_the_winner(policy: Policy, ru
     between = (ranked_gap + guided_gap) / 2
     strict = with_method(run_settings, guidance=guidance, min_gap=between)
     table = asyncio.run(collected(policy, ProjectionScorer(), strict))
-    assert table.filter(pa.compute.field("row") == 0)["tie"].to_pylist() == [True]
+    assert table.filter(pc.field("row") == 0)["tie"].to_pylist() == [True]
 
 
 @pytest.mark.parametrize("guidance", [None, {}])

@@ -20,6 +20,10 @@ TWO_REWARDS = [
     {"label": "JPEG"},
     {"label": "CLIP", "overrides": ["reward={name: clip, path: some/clip}", "method.beta=3"]},
 ]
+RUNNING = [
+    "reward=[{name: jpeg_compressibility}, {name: clip, path: some/clip}]",
+    "reward_normalisation=running",
+]
 GUIDED = {"label": "TailorPO-G", "overrides": ["method.guidance={}"], "not_with": ["JPEG"]}
 
 
@@ -69,11 +73,22 @@ def test_the_sweep_is_short_has_a_seed_of_its_own_and_is_judged_by_the_trained_r
     assert (settings.iterations, settings.evaluation.images, settings.prompts.held_out) == (3, 0, "demo")
 
 
+def test_the_larger_phase_says_how_many_runs_may_go_on_at_once(tmp_path: Path) -> None:
+    assert plan_of(tmp_path, seeds=[0]).most_runs_of_a_phase == 4
+    assert plan_of(tmp_path, seeds=[0, 1, 2]).most_runs_of_a_phase == 6
+    assert plan_of(tmp_path, seeds=[0], sweep=None).most_runs_of_a_phase == 2
+
+
 def test_a_variant_with_one_learning_rate_has_it_without_a_sweep(tmp_path: Path) -> None:
     fixed = {"label": "fixed", "learning_rates": [0.5]}
     plan = plan_of(tmp_path, variants=[{"label": "TailorPO"}, fixed])
     assert [run.cell for run in plan.sweep_runs] == ["TailorPO"] * 2
     assert plan.cells[1].settings.learning_rate == 0.5
+
+
+def test_without_a_choice_of_learning_rates_rewards_may_be_in_units_of_each_run(tmp_path: Path) -> None:
+    fixed = [{"label": "fixed", "learning_rates": [0.5]}]
+    assert plan_of(tmp_path, overrides=RUNNING, variants=fixed).sweep_runs == []
 
 
 def test_the_overview_says_what_is_run_and_what_is_left_out(tmp_path: Path) -> None:
@@ -166,6 +181,11 @@ def test_a_faulty_file_is_refused_with_what_to_change(tmp_path: Path, sections: 
         ({"variants": [{"label": "a", "overrides": ["method.betta=1"]}]}, "variant 'a': unknown setting method.betta"),
         ({"variants": [{"label": "a", "overrides": ["method={name: ppo}"]}]}, "method.name='ppo' is unknown"),
         ({"variants": [{"label": "a"}, {"label": "b"}]}, "'a' and 'b' have the same settings"),
+        (
+            {"variants": [{"label": "a", "learning_rates": [0.0001234567, 0.0001234568]}]},
+            r"'a' \(learning rate 0\.0001234567, .* and 'a' \(learning rate 0\.0001234568, .*/sweep/a-lr0\.000123457; ",
+        ),
+        ({"overrides": RUNNING}, "variant 'TailorPO': reward_normalisation=running gives each run units .*=scale, or"),
         ({"budget": {"unit": "trajectories", "amount": 7}}, "buy no iteration of 'tailorpo'"),
         ({"budget": {"unit": "trajectories", "amount": 15}}, "7.5 trajectories buy no iteration .*budget_share"),
     ],
@@ -175,6 +195,14 @@ def test_runs_that_cannot_be_are_refused_with_their_variant(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan_of(tmp_path, **sections)
+
+
+@pytest.mark.parametrize("sweep", [None, {"learning_rates": [0.01, 0.001], "budget_share": 0.5, "images": 4}])
+def test_labels_that_make_one_folder_together_are_refused(tmp_path: Path, sweep: dict[str, Any] | None) -> None:
+    rewards = [{"label": "JPEG G"}, {"label": "JPEG", "overrides": ["method.beta=3"]}]
+    variants = [{"label": "CLIP"}, {"label": "G CLIP", "overrides": ["sampling.eta=0.5"]}]
+    with pytest.raises(ValueError, match=r"'CLIP \(JPEG G\)' .* and 'G CLIP \(JPEG\)' .*/jpeg-g-clip-"):
+        plan_of(tmp_path, rewards=rewards, variants=variants, sweep=sweep)
 
 
 def test_every_setting_has_its_sentence() -> None:

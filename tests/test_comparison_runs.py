@@ -13,8 +13,8 @@ from actors.capacity import Growth, WorkerRequest
 from actors.cluster import ClusterInfo
 from actors.comparison import carry_out
 from actors.failure import RunFailedError
-from actors.room import check_room_at_once, runs_with_room
-from pipeline.comparison.loading import divergence, is_finished
+from actors.room import check_room_at_once, requests_together, runs_with_room
+from pipeline.comparison.loading import begun_together, divergence, is_finished
 from pipeline.comparison.plan import PlannedRun
 from pipeline.config import RunSettings
 from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
@@ -110,6 +110,31 @@ def test_more_runs_at_once_than_there_is_ever_room_for_are_refused(
     nodes = [{"Alive": True, "Resources": {"CPU": 0.7}}]
     monkeypatch.setattr("actors.capacity.ray.nodes", lambda: nodes)
     monkeypatch.setattr("actors.capacity.find_growth", lambda max_nodes_per_type: Growth(False))
-    check_room_at_once(runs[0].settings, 2)
+    settings = [run.settings for run in runs]
+    check_room_at_once(settings[:2])
     with pytest.raises(ValueError, match=r"3 runs at once find no room: .* asks for 3 x reward_actors with 0.1 CPU"):
-        check_room_at_once(runs[0].settings, 3)
+        check_room_at_once(settings[:3])
+
+
+def test_runs_of_different_variants_ask_together_for_what_each_asks_for(runs: list[PlannedRun]) -> None:
+    small = runs[0].settings
+    strong = small.model_copy(update={"learner": small.learner.model_copy(update={"num_gpus": 1.0})})
+    requests = requests_together([small, strong, small])
+    assert [tuple(request) for request in requests] == [
+        ("reward_actors", 3, {"CPU": 0.1, "GPU": 0.0}),
+        ("rollout", 3, {"CPU": 0.1, "GPU": 0.0}),
+        ("learner", 2, {"CPU": 0.1, "GPU": 0.0}),
+        ("learner", 1, {"CPU": 0.1, "GPU": 1.0}),
+    ]
+
+
+def test_a_phase_begins_with_the_first_of_its_runs_that_are_not_over(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    runs = plan.runs({cell.label: 0.01 for cell in plan.cells})
+    (sweep, first) = begun_together(plan, 3)
+    assert [run.folder for run in sweep] == [run.folder for run in plan.sweep_runs[:3]]
+    assert [run.folder for run in first] == [run.folder for run in runs[:3]]
+    assert {run.cell for run in first} == {cell.label for cell in plan.cells}, "variants of one seed begin together"
+    for run in (*plan.sweep_runs, runs[0]):
+        write_json(run.folder / SUMMARY_FILE, {})
+    assert [[run.folder for run in group] for group in begun_together(plan, 2)] == [[run.folder for run in runs[1:3]]]

@@ -1,6 +1,5 @@
 """The choice of a learning rate, and the prompts that it is made on."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,18 @@ def test_the_reward_that_rose_most_chooses_for_each_variant_alone(tmp_path: Path
         "TailorPO got the highest learning rate of its sweep; a higher one may serve it better.",
         "TailorPO, β 1 got the lowest learning rate of its sweep; a lower one may serve it better.",
     ]
+
+
+def test_a_variant_that_learns_from_pairs_of_images_is_said_to(tmp_path: Path) -> None:
+    offline = {
+        "label": "off-line",
+        "overrides": ["method={name: diffusion_dpo, data: pairs}", "learner.minibatch_size=4"],
+    }
+    section = plan_section(plan_of(tmp_path, variants=[{"label": "a"}, offline]), {}, [])
+    assert "off-line learns from pairs of images, not from a reward." in section.paragraphs[-1]
+    only = plan_section(plan_of(tmp_path), {}, [])
+    assert "the one after which the reward that its run names had risen most" in only.paragraphs[-1]
+    assert "learn from pairs" not in only.paragraphs[-1]
 
 
 def test_of_equals_the_smaller_learning_rate_is_chosen(tmp_path: Path) -> None:
@@ -120,6 +131,12 @@ def test_prompts_of_the_final_evaluation_never_choose(tmp_path: Path) -> None:
         sweep_prompts(plan, PromptSets(["a bird"], ["a dog", "a cat", "a red circle"]))
 
 
+def test_a_prompt_is_the_same_in_any_case_and_spacing(tmp_path: Path) -> None:
+    """CLIP's tokenizer takes them for the same, and so would the held-out evaluation."""
+    train = ["A Cat", "a dog", "a  cat", "A DOG", "STRASSE", "a bird"]
+    assert sorted(sweep_prompts(plan_of(tmp_path), PromptSets(train, ["a cat", "Straße"]))) == ["a bird", "a dog"]
+
+
 def test_a_sweep_without_prompts_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"that the runs train on are all among .*sweep\.prompts"):
         sweep_prompts(plan_of(tmp_path), PromptSets(list(ANIMALS), list(ANIMALS)))
@@ -130,4 +147,3 @@ def test_a_malformed_summary_is_named(tmp_path: Path) -> None:
     write_json(plan.sweep_runs[0].folder / SUMMARY_FILE, {"evaluation": {"clip": {"base_mean": 1}}})
     with pytest.raises(ValueError, match=r"tailorpo-lr0\.001/summary\.json is no evaluation"):
         read_sweep(plan)
-    assert json.loads((plan.sweep_runs[0].folder / SUMMARY_FILE).read_text())

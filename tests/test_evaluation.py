@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 from drawn import drawn_images
 
@@ -16,7 +15,7 @@ from pipeline.evaluation.pictures import (
     chosen_pairs,
     most_changed_picture,
 )
-from pipeline.evaluation.prompt_table import pair_table, prompt_table, write_parquet
+from pipeline.evaluation.prompt_table import pair_table, prompt_table
 from pipeline.evaluation.tables import evaluation_text
 from pipeline.report.evaluation_file import RunEvaluation
 from pipeline.statistics import compare_paired
@@ -94,10 +93,9 @@ def test_the_text_has_every_table_and_the_verdict(evaluation):
     assert told == evaluation.verdict
 
 
-def test_every_number_is_kept_pair_by_pair_and_prompt_by_prompt(evaluation, tmp_path):
+def test_every_number_is_kept_pair_by_pair_and_prompt_by_prompt(evaluation):
     pairs = pair_table(evaluation, ["clip", "jpeg"], ["judge: shape", "judge: colour"])
-    write_parquet(prompt_table(evaluation, pairs), tmp_path / "per_prompt.parquet")
-    table = pd.read_parquet(tmp_path / "per_prompt.parquet")
+    table = prompt_table(evaluation, pairs)
     clip = table[table.measure == "clip"].set_index("prompt")
     assert clip.loc["a cat"][["images", "base", "aligned", "difference", "win_rate"]].tolist() == [3, 2, 3, 1, 1]
     assert clip.loc["a dog"].difference == pytest.approx(-1 / 3) and clip.loc["a dog"].win_rate == pytest.approx(1 / 3)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from in_process import load_policy, load_scorer
 from preference_files import pair, write_pairs
@@ -71,7 +72,7 @@ def test_a_run_on_actors_equals_one_process_and_is_resumed_with_the_same_pairs(
     order = [prompt for of_iteration in batches for batch in of_iteration for prompt in batch.prompts]
     assert set(order[:5]) == set(order[5:10]) == {f"prompt {number}" for number in (1, 3, 4, 5, 6)}
     of_fourth = next(b for of_iteration in batches for b in of_iteration if "prompt 4" in b.prompts)
-    preferred = of_fourth.data.filter(pa.compute.equal(of_fourth.data["prompt"], "prompt 4"))["preferred"]
+    preferred = of_fourth.data.filter(pc.equal(of_fourth.data["prompt"], "prompt 4"))["preferred"]
     assert preferred.to_pylist()[0] == pair(4)["jpg_1"]
 
     crew = start_crew(settings, run)

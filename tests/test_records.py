@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.parquet_file import write_parquet
 from pipeline.prompts import SampleBatch
-from pipeline.records import latent_column, save_records
+from pipeline.records import latent_column
 from pipeline.step_preferences import LATENT_COLUMNS, StepPreferences, records_schema, records_table, trainable_pairs
 
 BATCH = SampleBatch(iteration=2, samples=(5, 3, 9), prompts=("a red circle", "🦊 قطة", "a cross"))
@@ -69,7 +70,7 @@ def test_without_guidance_its_columns_are_null() -> None:
 
 def test_parquet_opens_in_pyarrow_and_in_pandas(tmp_path: Path) -> None:
     path, table = tmp_path / "records" / "iteration.parquet", make_table(guided=True)
-    save_records(table, path)
+    write_parquet(table, path)
     read = pq.read_table(path)
     assert read.schema.equals(table.schema)
     assert read.equals(table)
@@ -85,7 +86,7 @@ def test_a_save_replaces_the_file_whole_and_leaves_no_debris(tmp_path: Path) -> 
     path = tmp_path / "iteration.parquet"
     path.write_bytes(b"half a file")
     (tmp_path / ".iteration.parquet.partial").write_bytes(b"of a killed run")
-    save_records(make_table(), path)
+    write_parquet(make_table(), path)
     assert len(pq.read_table(path)) == 6
     assert [entry.name for entry in tmp_path.iterdir()] == ["iteration.parquet"]
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -16,6 +17,9 @@ from PIL import Image
 from run_folders import REPOSITORY, RESULTS, UNGUIDED, iteration_metrics, reward_row, write_pictures, write_run_folder
 
 from jobs.report import main
+from pipeline.report.build import build_report
+from pipeline.report.comparison import compare
+from pipeline.report.history import read_run
 from pipeline.report.pictures_section import MOST_BYTES, embed
 from pipeline.report.writing import write_report
 
@@ -94,6 +98,7 @@ def test_charts_say_what_they_show_and_are_drawings_with_text(compared):
     assert all("TailorPO-G" in text and "TailorPO" in text for text in texts)
     for cost in ("trajectories", "network calls", "seconds"):
         assert sum(cost in text for text in texts) == 1
+    assert "The first point is the base model." in page.text
     words = " ".join(page.alternatives.values())
     assert "TailorPO-G from 2.0000 at 0 to 5.5000 at 128" in words
     assert "TailorPO-G +1.0000 [-5.3539, +7.3539]; TailorPO +0.2500 [+0.1500, +0.3500]" in words
@@ -202,9 +207,35 @@ def test_long_runs_of_many_methods_and_seeds_stay_a_small_page(tmp_path):
         for method in range(6)
         for seed in range(3)
     ]
-    page = write_report(folders, tmp_path / "report")
-    assert page.stat().st_size < 3_000_000
-    assert "Each point is the mean of 5 consecutive iterations." in Page(page).text
+    path = write_report(folders, tmp_path / "report")
+    assert path.stat().st_size < 3_000_000
+    page = Page(path)
+    assert "Each point is the mean of 5 consecutive iterations; the base model is but the first" in page.text
+    assert "The first point is the base model." not in page.text
+    assert " at 128 to " in " ".join(page.alternatives.values()), "the middle of five iterations of 64 trajectories"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "which"), [({"held_out": "demo"}, "held-out prompts"), ({"held_out": "animals"}, "prompts trained on")]
+)
+def test_pictures_say_by_which_reward_and_of_which_prompts_they_are(tmp_path, prompts, which):
+    """An evaluation of the adapter that was copied into the run folder may begin with another reward."""
+    folder = write_run_folder(
+        tmp_path / "run",
+        [1.0],
+        evaluation={"rewards": {"pickscore": reward_row(0.5), "clip": reward_row(0.25)}},
+        prompts={"train": "animals", **prompts},
+    )
+    write_pictures(folder)
+    shutil.copy(folder / "before_after.png", folder / "best.png")
+    (section,) = [
+        section for section in build_report(compare([read_run(folder)])).sections if section.title == "Pictures"
+    ]
+    captions = [picture.caption for picture in section.pictures if "whose" in picture.caption]
+    assert captions == [
+        f"Base beside TailorPO-G, {which} whose clip changed most (run)",
+        f"Base beside TailorPO-G, {which} whose pickscore rose most (run)",
+    ]
 
 
 def decoded(uri: str) -> Image.Image:

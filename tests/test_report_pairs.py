@@ -1,8 +1,13 @@
 """Intervals over seeds and prompts, and methods against one another, from the pairs of images behind evaluations."""
 
+import json
+
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from run_folders import reward_row, write_run_folder
 
 from pipeline.claims.intervals import interval_over_prompts
@@ -12,7 +17,7 @@ from pipeline.report.comparison import compare
 from pipeline.report.held_out import rows_over_seeds
 from pipeline.report.history import read_run
 from pipeline.report.method_differences import method_differences
-from pipeline.report.pairs import PAIRS_FILE, read_pairs, share_pairs
+from pipeline.report.pairs import PAIRS_FILE, read_pairs, share_base, share_pairs
 
 
 def pairs_of(aligned, measure="clip", kind="reward", images=2) -> pd.DataFrame:
@@ -95,6 +100,27 @@ def test_methods_are_compared_pair_by_pair_and_seed_by_seed(tmp_path):
     assert section.tables[0].rows[0][:3] == ("clip", first, second)
 
 
+def test_a_method_that_learnt_from_pairs_of_images_is_not_said_to_have_trained_on_the_reward(tmp_path):
+    offline = {"name": "diffusion_dpo", "data": "pairs"}
+    scores = pairs_of([1.0, 2.0, 3.0, 4.0])
+    folders = [
+        write_run(tmp_path / "a", 0, scores),
+        write_run(tmp_path / "b", 0, scores, method=offline, learner={"minibatch_size": 32}),
+    ]
+    for folder in folders[1:]:
+        (folder / "metrics.jsonl").write_text(json.dumps({"iteration": 0, "seconds": 1.0}) + "\n")
+    comparison = compare([read_run(folder) for folder in folders])
+    (row,) = method_differences(comparison)
+    assert not row.trained and row.measure == "clip"
+    report = build_report(comparison)
+    (section,) = [section for section in report.sections if section.title == "Method against method"]
+    assert "Diffusion-DPO learns from pairs of images, not from a reward." in section.paragraphs[0]
+    assert section.tables == () and section.folded[0].caption == "Rewards that not both trained on"
+    assert "aligned with the reward clip and pairs of images (Diffusion-DPO)." in report.lead
+    alone = build_report(compare([read_run(folders[1])]))
+    assert "aligned with pairs of images." in alone.lead
+
+
 def test_methods_without_pairs_in_common_are_not_compared(tmp_path):
     folders = [
         write_run(tmp_path / "a", 0, pairs_of([1.0, 2.0, 3.0, 4.0]), iterations=10),
@@ -102,6 +128,26 @@ def test_methods_without_pairs_in_common_are_not_compared(tmp_path):
         write_run_folder(tmp_path / "c", [1.0], iterations=30),
     ]
     assert method_differences(compare([read_run(folder) for folder in folders])) == []
+
+
+@pytest.mark.parametrize(("base", "rows"), [(1e-7, 1), (0.5, 0)])
+def test_images_of_another_base_model_sampling_or_noise_are_no_pairs(tmp_path, base, rows):
+    """Prompts and samples are the same all the same; what the base model scored tells."""
+    sharpness = pairs_of([1.0, 2.0, 3.0, 4.0], "sharpness", "hacking")
+    folders = [
+        write_run(tmp_path / "a", 0, pairs_of([1.0, 2.0, 3.0, 4.0]), sharpness, iterations=10),
+        write_run(tmp_path / "b", 0, pairs_of([1.0, 2.0, 3.0, 4.0]), sharpness.assign(base=base), iterations=20),
+    ]
+    assert len(method_differences(compare([read_run(folder) for folder in folders]))) == rows
+
+
+@hypothesis.settings(deadline=None)
+@given(st.lists(st.floats(-100, 100).filter(lambda score: abs(score) > 0.01), min_size=1, max_size=6), st.booleans())
+def test_base_scores_agree_but_for_rounding(scores, differ):
+    one = pairs_of(scores).assign(base=scores).set_index(["measure", "prompt", "sample"])
+    other = one.assign(base=one.base * (1.01 if differ else 1.0001))
+    assert share_base(one, other) is not differ
+    assert share_base(one, other.rename(index={"clip": "judge"})), "there is nothing to tell them apart by"
 
 
 def test_runs_of_different_pairs_share_none(tmp_path):

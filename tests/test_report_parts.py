@@ -4,12 +4,16 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from run_folders import REPOSITORY
 
+from pipeline.report.aggregate import Band
+from pipeline.report.charts import Bar, Curve, interval_chart, line_chart
 from pipeline.report.comparison import Comparison, Method
-from pipeline.report.looks import COLOURS, looks_of, ordered_looks
+from pipeline.report.looks import COLOURS, PLAIN, looks_of, ordered_looks
 from pipeline.report.wording import duration, evenly_spaced, interval, listed, number, precise, signed, time_unit
 
 
@@ -72,6 +76,23 @@ def test_a_dozen_methods_look_different():
 def test_steps_go_from_dark_to_light():
     contrasts = [contrast_on_white(look.colour) for look in ordered_looks(20)]
     assert contrasts == sorted(contrasts, reverse=True)
+
+
+LABELS = ["costs $5", "$\\frac{1$ of $2", "_private", "__", "-_ a & b <c>", "a_{b}^c"]
+
+
+def words_of(document: str) -> str:
+    return "\n".join(ElementTree.fromstring(document).itertext())
+
+
+def test_labels_are_written_as_they_are():
+    """Dollar signs are no mathematics, which may be malformed, and a label that begins with _ is one."""
+    numbers = np.array([0.0, 1.0])
+    curves = [Curve(label, Band(numbers, numbers, numbers, numbers)) for label in LABELS]
+    drawn = words_of(line_chart(curves, "$x", "$\\y$"))
+    assert all(label in drawn for label in [*LABELS, "$x", "$\\y$"])
+    drawn = words_of(interval_chart([Bar(label, 0.0, -1.0, 1.0, PLAIN) for label in LABELS], "$x$"))
+    assert all(label in drawn for label in [*LABELS, "$x$"])
 
 
 def test_a_wheel_has_every_file_of_the_packages(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from run_folders import RESULTS, UNGUIDED, iteration_metrics, reward_row, write_run_folder
 
 from pipeline.report.comparison import compare
-from pipeline.report.costs import network_calls_before, seconds_before, trajectories_before
+from pipeline.report.costs import network_calls_before, seconds_before, trajectories_before, trajectories_learnt
 from pipeline.report.held_out import rows_of_runs, rows_over_seeds
 from pipeline.report.history import read_run
 from pipeline.report.writing import write_report
@@ -71,6 +71,18 @@ def test_costs_are_what_was_spent_before_an_iteration(tmp_path):
     assert seconds_before(run).tolist() == [0.0, 10.0, 30.0]
     # Guided, T = 20, K = 5: 30 policy calls, 5 with a gradient, 5 of the reference, 5 of the learner.
     assert network_calls_before(run).tolist() == [0, 64 * 45, 128 * 45]
+
+
+def test_a_policy_that_is_a_version_old_has_cost_what_was_spent_before_that_version(tmp_path):
+    folder = write_run_folder(tmp_path / "run", [])
+    ages = [0, 1, 1, 0]
+    lines = [iteration_metrics(index, 1.0, 10.0 * (index + 1), policy_age=age) for index, age in enumerate(ages)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(folder)
+    assert trajectories_before(run).tolist() == [0, 0, 64, 192]
+    assert trajectories_learnt(run).tolist() == [0, 64, 128, 192]
+    assert network_calls_before(run).tolist() == [0, 0, 64 * 45, 192 * 45]
+    assert seconds_before(run).tolist() == [0.0, 0.0, 10.0, 60.0]
 
 
 def test_forward_calls_without_guidance_by_hand():

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.claims.intervals import interval_over_prompts
 from pipeline.method_settings import TailorPOSettings
@@ -39,7 +40,7 @@ def guidance_rows(table: pa.Table, num_steps: int, seed: int) -> list[dict[str, 
     """
     rows = []
     for step in sorted(set(table["step"].to_pylist())):
-        chosen = table.filter(pa.compute.equal(table["step"], step))
+        chosen = table.filter(pc.equal(table["step"], step))
         prompts = chosen["prompt"].to_pylist()
         raised = np.array(chosen["guidance_accepted"].to_pylist(), dtype=np.float64)
         move = np.array(chosen["guidance_move"].to_pylist(), dtype=np.float64)

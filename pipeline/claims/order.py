@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -51,7 +52,7 @@ def order_rows(table: pa.Table, num_steps: int, seed: int) -> list[dict[str, Any
     """
     rows = []
     for step in sorted(set(table["step"].to_pylist())):
-        chosen = table.filter(pa.compute.equal(table["step"], step))
+        chosen = table.filter(pc.equal(table["step"], step))
         prompts = chosen["prompt"].to_pylist()
         gaps = np.asarray(chosen["step_gap"].to_numpy())
         finals = np.array(chosen["final_gaps"].to_pylist()).T  # (FINISHES, N)

@@ -67,6 +67,16 @@ def is_over(run: PlannedRun) -> bool:
     return is_finished(run) or divergence(run) is not None
 
 
+def begun_together(plan: Plan, parallel: int) -> list[list[PlannedRun]]:
+    """The runs with which each phase begins, `parallel` of them at once, as far as they are not over.
+
+    Which learning rates a sweep will choose makes no difference to the room that they need.
+    """
+    runs = plan.runs({cell.label: cell.settings.learning_rate for cell in plan.cells})
+    phases = ([run for run in phase if not is_over(run)][:parallel] for phase in (plan.sweep_runs, runs))
+    return [phase for phase in phases if phase]
+
+
 def check_folders(runs: Sequence[PlannedRun]) -> None:
     """Refuse to go on with runs that were begun with other settings.
 

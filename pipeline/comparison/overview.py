@@ -9,6 +9,7 @@ from pipeline.comparison.sweep import SweepResult
 from pipeline.config import RunSettings
 from pipeline.report.content import Section, Table
 from pipeline.report.evaluation_file import RewardComparison
+from pipeline.report.explanations import learning_from_pairs
 from pipeline.report.wording import MISSING, count, interval, listed, number, signed
 
 PLAN_COLUMNS = ("variant", "method", "learning rate", "iterations", "trajectories", "network calls")
@@ -30,7 +31,7 @@ def plan_section(plan: Plan, chosen: Mapping[str, float], results: Sequence[Swee
     return Section(
         "What was compared",
         paragraphs=tuple(sentences),
-        points=(*_left_out(plan), *_missing(plan, chosen), *_at_the_edge(plan, chosen)),
+        points=(*_left_out(plan), *missing_runs(plan, chosen), *_at_the_edge(plan, chosen)),
         tables=(_plan_table(plan, rates),),
         folded=(_sweep_table(results, chosen),) if results else (),
     )
@@ -48,11 +49,13 @@ def budget_sentence(plan: Plan) -> str:
 def _sweep_sentence(plan: Plan) -> str:
     sweep = plan.comparison.sweep
     assert sweep is not None, "there are no runs of a sweep without one"
-    return (
+    from_pairs = [cell.label for cell in plan.cells if cell.sweep and not cell.settings.rewards_learnt_from]
+    sentence = (
         f"Learning rates were chosen by runs of their own, with seed {sweep.seed} and {sweep.budget_share:.0%} of the "
-        f"budget: the one after which the trained reward had risen most over {sweep.images} pairs of images, from "
-        "prompts that are in no held-out evaluation."
+        f"budget: the one after which the reward that its run names had risen most over {sweep.images} pairs of "
+        "images, from prompts that are in no held-out evaluation."
     )
+    return " ".join([sentence, *learning_from_pairs(from_pairs)])
 
 
 def _left_out(plan: Plan) -> list[str]:
@@ -62,7 +65,7 @@ def _left_out(plan: Plan) -> list[str]:
     ]
 
 
-def _missing(plan: Plan, chosen: Mapping[str, float]) -> list[str]:
+def missing_runs(plan: Plan, chosen: Mapping[str, float]) -> list[str]:
     """The runs that the tables lack, for a mean over those that came through flatters a method whose others did not."""
     tried = {cell.label for cell in plan.cells if cell.sweep and all(map(is_over, cell.sweep.values()))}
     without = [cell.label for cell in plan.cells if cell.label not in chosen]

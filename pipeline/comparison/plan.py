@@ -59,6 +59,11 @@ class Plan:
         """Short runs that choose learning rates."""
         return [run for cell in self.cells for run in cell.sweep.values()]
 
+    @property
+    def most_runs_of_a_phase(self) -> int:
+        """Runs of the sweep, or of the comparison itself, whichever are more."""
+        return max(len(self.sweep_runs), len(self.cells) * len(self.comparison.seeds))
+
     def runs(self, learning_rates: Mapping[str, float]) -> list[PlannedRun]:
         """The runs that are compared, seed by seed, so that whatever is done first is fair already.
 
@@ -78,7 +83,8 @@ def make_plan(comparison: ComparisonSettings, folder: Path) -> Plan:
     """Resolve every run of a comparison whose folder is `folder`.
 
     Raises:
-        ValueError: a run's settings do not hold, a budget that buys no iteration, or two variants that are the same.
+        ValueError: a run's settings do not hold, a budget that buys no iteration, a sweep over rewards in units of each
+            run's own, two variants that are the same, or two runs that would share a folder.
     """
     cells, left_out = [], []
     for reward in comparison.rewards or (None,):
@@ -88,7 +94,9 @@ def make_plan(comparison: ComparisonSettings, folder: Path) -> Plan:
             else:
                 cells.append(_make_cell(comparison, folder, variant, reward))
     _refuse_twins(cells)
-    return Plan(comparison, folder, tuple(cells), tuple(left_out))
+    plan = Plan(comparison, folder, tuple(cells), tuple(left_out))
+    _refuse_shared_folders([*plan.sweep_runs, *plan.runs({cell.label: cell.settings.learning_rate for cell in cells})])
+    return plan
 
 
 def _make_cell(
@@ -121,6 +129,11 @@ def _plan_sweep(
 ) -> dict[float, PlannedRun]:
     sweep, directory = comparison.sweep, folder / SWEEP_FOLDER
     assert sweep is not None, "several learning rates without a sweep are refused"
+    if settings.reward_normalisation == "running":
+        raise ValueError(
+            "reward_normalisation=running gives each run units of its own, in which a sweep cannot compare learning "
+            "rates; set reward_normalisation=scale, or leave the variant one of learning_rates"
+        )
     short = within_budget(_judged_by(settings, sweep, folder), comparison.budget, sweep.budget_share)
     return {rate: _planned(label, directory, short, f"lr{rate:g}", sweep.seed, rate) for rate in sorted(rates)}
 
@@ -162,3 +175,23 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
         twin = seen.setdefault(settings, cell.label)
         if twin != cell.label:
             raise ValueError(f"{twin!r} and {cell.label!r} have the same settings; give one of them other overrides")
+
+
+def _refuse_shared_folders(runs: Sequence[PlannedRun]) -> None:
+    """Refuse runs of one folder, of which the first would be taken for the others.
+
+    Raises:
+        ValueError: which.
+    """
+    seen: dict[Path, PlannedRun] = {}
+    for run in runs:
+        twin = seen.setdefault(run.folder, run)
+        if twin is not run:
+            raise ValueError(
+                f"{_in_words(twin)} and {_in_words(run)} would both make the folder {run.folder}; rename one of the "
+                "labels, or choose learning rates that differ in their first six digits"
+            )
+
+
+def _in_words(run: PlannedRun) -> str:
+    return f"{run.cell!r} (learning rate {run.settings.learning_rate!r}, seed {run.settings.seed})"

@@ -10,8 +10,9 @@ from pipeline.comparison.loading import is_finished
 from pipeline.comparison.overview import plan_section
 from pipeline.comparison.plan import Plan
 from pipeline.comparison.sweep import SweepResult, chosen_learning_rates, read_sweep
+from pipeline.parquet_file import write_parquet
 from pipeline.report.evaluation_file import RewardComparison
-from pipeline.report.writing import write_parquet, write_report
+from pipeline.report.writing import write_report
 
 SWEEP = pa.schema(
     [

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.comparison.loading import divergence, is_finished
 from pipeline.comparison.plan import SWEEP_FOLDER, SWEEP_PROMPTS, Cell, Plan
-from pipeline.prompt_sets import PromptSets
+from pipeline.prompt_sets import PromptSets, clean_prompts
 from pipeline.prompts import load_train_prompts
 from pipeline.report.evaluation_file import RewardComparison, read_evaluation
 from pipeline.run_folder import METRICS_FILE, SUMMARY_FILE, MetricsFile, write_text
@@ -25,7 +25,7 @@ class SweepResult:
 
 
 def sweep_prompts(plan: Plan, prompts: PromptSets) -> list[str]:
-    """What a sweep is judged by, in an order of its seed; none of it is in the final evaluation.
+    """What a sweep is judged by, in an order of its seed; none of it is in the final evaluation, whatever its case.
 
     Args:
         prompts: those that the runs of the comparison train on, and those of the final evaluation.
@@ -35,13 +35,17 @@ def sweep_prompts(plan: Plan, prompts: PromptSets) -> list[str]:
     """
     sweep = plan.comparison.sweep
     assert sweep is not None, "asked for without a sweep"
+    source = (
+        "the prompts that the runs train on"
+        if sweep.prompts is None
+        else f"the prompts of sweep.prompts={sweep.prompts}"
+    )
     candidates = prompts.train if sweep.prompts is None else load_train_prompts(sweep.prompts)
-    held_out = set(prompts.held_out)
-    left = [prompt for prompt in dict.fromkeys(candidates) if prompt not in held_out]
+    held_out = {prompt.casefold() for prompt in clean_prompts(prompts.held_out, "prompts.held_out")}
+    left = [prompt for prompt in clean_prompts(candidates, source) if prompt.casefold() not in held_out]
     if not left:
-        source = "that the runs train on" if sweep.prompts is None else f"of sweep.prompts={sweep.prompts}"
         raise ValueError(
-            f"the prompts {source} are all among those of the final evaluation, which must not choose learning rates; "
+            f"{source} are all among those of the final evaluation, which must not choose learning rates; "
             "name others by sweep.prompts, or by prompts.held_out of the base run"
         )
     order = np.random.default_rng(sweep.seed).permutation(len(left))

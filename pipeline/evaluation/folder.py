@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.pictures import change_pictures
-from pipeline.evaluation.prompt_table import pair_table, prompt_table, write_parquet
+from pipeline.evaluation.prompt_table import pair_table, prompt_table
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.evaluation.tables import evaluation_text
 from pipeline.images import save_png
+from pipeline.parquet_file import write_parquet
 from pipeline.report.evaluation_file import EVALUATION_FILE
 from pipeline.report.evaluation_page import SETTINGS_FILE
 from pipeline.report.pairs import PAIRS_FILE
@@ -78,8 +80,9 @@ def write_adapter(
         subject: checksums of what was evaluated, as `is_evaluated` asks for them.
     """
     pairs = pair_table(evaluation, reward_labels, aspect_labels)
-    write_parquet(pairs, directory / PAIRS_FILE)
-    write_parquet(prompt_table(evaluation, pairs), directory / "per_prompt.parquet")
+    tables = {PAIRS_FILE: pairs, "per_prompt.parquet": prompt_table(evaluation, pairs)}
+    for name, table in tables.items():
+        write_parquet(pa.Table.from_pandas(table, preserve_index=False), directory / name)
     for kind, picture in change_pictures(evaluation).items():
         save_png(picture, directory / f"{kind}.png")
     write_text(directory / TEXT_FILE, evaluation_text(evaluation) + "\n")

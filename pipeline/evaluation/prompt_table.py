@@ -1,12 +1,9 @@
 """Every number behind an evaluation: a row per pair of images and measure, and their means prompt by prompt."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.evaluation.diversity import pairwise_diversity
@@ -54,14 +51,6 @@ def prompt_table(evaluation: Evaluation, pairs: pd.DataFrame) -> pd.DataFrame:
     return table.assign(difference=table.aligned - table.base)[
         [*KEYS, "images", "base", "aligned", "difference", "win_rate"]
     ]
-
-
-def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Write a table whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary, compression="zstd")
-    temporary.rename(path)
 
 
 def _columns(

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -94,7 +95,7 @@ class D3PO(Method):
 
     def trainable_rows(self, table: pa.Table) -> RecordRows:
         """All pairs but ties."""
-        return record_rows(table.filter(pa.compute.invert(table["tie"])))
+        return record_rows(table.filter(pc.invert(table["tie"])))
 
     def _records(
         self,

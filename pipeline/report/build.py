@@ -53,8 +53,7 @@ def _lead(comparison: Comparison) -> str:
     """What was aligned with what, and how far the runs have come."""
     runs = comparison.runs
     models = listed(list(dict.fromkeys(run.settings.model.path for run in runs)))
-    rewards = list(dict.fromkeys(run.settings.reward_title for run in runs if run.settings.rewards_learnt_from))
-    aligned = f"aligned with the reward {listed(rewards)}" if rewards else "aligned with pairs of images"
+    aligned = f"aligned with {listed(_teachers(comparison))}"
     names = listed([method.label for method in comparison.methods])
     finished = sum(run.is_finished for run in runs)
     if len(runs) == 1:
@@ -62,3 +61,14 @@ def _lead(comparison: Comparison) -> str:
     else:
         progress = f"{finished} of {len(runs)} runs have all their iterations."
     return f"{names}: {models} {aligned}. {progress}"
+
+
+def _teachers(comparison: Comparison) -> list[str]:
+    """What the methods learn from: rewards, and pairs of images."""
+    learning = [method for method in comparison.methods if method.learns_from_rewards]
+    rewards = list(dict.fromkeys(run.settings.reward_title for method in learning for run in method.runs))
+    from_pairs = comparison.labels_without_reward
+    teachers = [f"the reward {listed(rewards)}"] if rewards else []
+    if not from_pairs:
+        return teachers
+    return [*teachers, f"pairs of images ({listed(from_pairs)})" if teachers else "pairs of images"]

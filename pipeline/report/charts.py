@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.style import context
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -63,8 +64,7 @@ def line_chart(curves: Sequence[Curve], x_label: str, y_label: str, y_limits: tu
     columns = _legend_columns(labels)
     with context(STYLE):
         figure, axes = _empty_chart(HEIGHT + _legend_height(labels, columns))
-        for curve, label in zip(curves, labels, strict=True):
-            _draw(curve, label, axes)
+        lines = [_draw(curve, axes) for curve in curves]
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -73,8 +73,15 @@ def line_chart(curves: Sequence[Curve], x_label: str, y_label: str, y_limits: tu
         if y_limits is not None:
             axes.set_ylim(y_limits)
         if any(labels):
+            # Lines and labels by name: of a label that begins with _ the library would make no entry.
             figure.legend(
-                loc="outside upper left", ncols=columns, handlelength=2.4, columnspacing=1.2, borderaxespad=0.2
+                handles=[line for line, label in zip(lines, labels, strict=True) if label],
+                labels=[label for label in labels if label],
+                loc="outside upper left",
+                ncols=columns,
+                handlelength=2.4,
+                columnspacing=1.2,
+                borderaxespad=0.2,
             )
         return _svg(figure)
 
@@ -102,14 +109,16 @@ def interval_chart(bars: Sequence[Bar], x_label: str) -> str:
         return _svg(figure)
 
 
-def _draw(curve: Curve, label: str, axes: Axes) -> None:
+def _draw(curve: Curve, axes: Axes) -> Line2D:
+    """Draw a curve with all that belongs to it; its line is for the legend."""
     band, colour = curve.band, curve.look.colour
     for x, y in curve.repeats:
         axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.4)
     axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
     # A line through one point is nothing; the dot is there for a run of one iteration.
     marker = "o" if len(band.x) == 1 else ""
-    axes.plot(band.x, band.mean, label=label, color=colour, linestyle=curve.look.dashes, linewidth=1.8, marker=marker)
+    (line,) = axes.plot(band.x, band.mean, color=colour, linestyle=curve.look.dashes, linewidth=1.8, marker=marker)
+    return line
 
 
 def _wrapped(label: str, width: int) -> str:

@@ -36,6 +36,11 @@ class Method:
     label: str
     runs: tuple[RunHistory, ...]
 
+    @property
+    def learns_from_rewards(self) -> bool:
+        """Whether it trains on the reward that its runs name, not on pairs of images."""
+        return bool(self.runs[0].settings.rewards_learnt_from)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -47,6 +52,11 @@ class Comparison:
     def runs(self) -> tuple[RunHistory, ...]:
         """All runs, method by method."""
         return tuple(run for method in self.methods for run in method.runs)
+
+    @property
+    def labels_without_reward(self) -> list[str]:
+        """The methods that learn from pairs of images."""
+        return [method.label for method in self.methods if not method.learns_from_rewards]
 
 
 def compare(runs: Sequence[RunHistory], labels: Mapping[Path, str] | None = None) -> Comparison:

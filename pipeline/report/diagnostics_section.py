@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.report.aggregate import Band, block_means
 from pipeline.report.charts import Curve, line_chart
 from pipeline.report.content import Chart, Section, Table
-from pipeline.report.costs import TRAJECTORIES
+from pipeline.report.costs import trajectories_learnt
 from pipeline.report.explanations import DIAGNOSTICS, STEPS
 from pipeline.report.history import RunHistory, Series
 from pipeline.report.looks import ordered_looks
@@ -70,7 +70,7 @@ def diagnostics_section(run: RunHistory) -> Section:
 
 def _line(run: RunHistory, values: Series, block: int) -> Band:
     means = block_means(values, block)
-    return Band(block_means(TRAJECTORIES.before(run), block), means, means, means)
+    return Band(block_means(trajectories_learnt(run), block), means, means, means)
 
 
 def _chart(run: RunHistory, metric: Metric, block: int) -> Chart:

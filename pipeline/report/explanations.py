@@ -1,5 +1,9 @@
 """What the report says around its numbers."""
 
+from collections.abc import Sequence
+
+from pipeline.report.wording import listed
+
 HELD_OUT = (
     "Base and aligned model draw the same prompts from the same noise, without candidates and without guidance by "
     "the reward."
@@ -19,7 +23,7 @@ INTERVAL_OVER_SEEDS = (
 )
 
 BETWEEN_METHODS = (
-    "Images of two methods that trained on the same reward, drawn for the same prompts from the same noise, are "
+    "Images of two methods whose runs name the same reward, drawn for the same prompts from the same noise, are "
     "compared pair by pair and seed by seed. No correction is made for the number of comparisons."
 )
 
@@ -30,11 +34,12 @@ HACKING = (
 
 ROLLOUT_REWARD = (
     "The mean reward of the images that the rollouts finish, over what had been spent on the policy that drew "
-    "them: the first point is the base model. TailorPO's rollouts go on from the better of two candidates, and "
-    "guidance moves that along the reward's gradient, so their images score above what the same policy draws by "
-    "itself, with guidance far above; other methods' rollouts choose no better ones. To compare methods, read the "
-    "held-out evaluation."
+    "them. TailorPO's rollouts go on from the better of two candidates, and guidance moves that along the reward's "
+    "gradient, so their images score above what the same policy draws by itself, with guidance far above; other "
+    "methods' rollouts choose no better ones. To compare methods, read the held-out evaluation."
 )
+
+BASE_COMES_FIRST = "The first point is the base model."
 
 COSTS_EXPLAINED = (
     "A network call is one latent forward through the network, with both branches of classifier-free guidance, by "
@@ -83,3 +88,17 @@ PICTURES = (
 NOT_EVALUATED = "No run has been evaluated on held-out prompts yet."
 
 NO_ENVIRONMENT = "The run folders do not tell what they ran on."
+
+
+def learning_from_pairs(labels: Sequence[str]) -> list[str]:
+    """A sentence about the methods that train on no reward; nothing where there are none."""
+    verb = "learns" if len(labels) == 1 else "learn"
+    return [f"{listed(labels)} {verb} from pairs of images, not from a reward."] if labels else []
+
+
+def points_are_means(block: int) -> str:
+    """What a point of a curve is, where it stands for several iterations."""
+    return (
+        f"Each point is the mean of {block} consecutive iterations; the base model is but the first iteration of the "
+        "first point."
+    )

@@ -14,6 +14,7 @@ from pipeline.report.explanations import (
     INTERVAL_OVER_SEEDS,
     NOT_EVALUATED,
     NOT_HELD_OUT,
+    learning_from_pairs,
 )
 from pipeline.report.held_out import HeldOutRow, rows_of_runs, rows_over_seeds
 from pipeline.report.looks import Look, looks_of
@@ -46,9 +47,9 @@ def between_methods_section(comparison: Comparison) -> Section | None:
     trained, other = [row for row in rows if row.trained], [row for row in rows if not row.trained]
     return Section(
         "Method against method",
-        paragraphs=(BETWEEN_METHODS,),
-        tables=(_table_of_differences("The reward that was trained on", trained),) if trained else (),
-        folded=(_table_of_differences("Other rewards", other),) if other else (),
+        paragraphs=(" ".join([BETWEEN_METHODS, *learning_from_pairs(comparison.labels_without_reward)]),),
+        tables=(_table_of_differences("The reward that both trained on", trained),) if trained else (),
+        folded=(_table_of_differences("Rewards that not both trained on", other),) if other else (),
     )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.report.aggregate import estimate_of_runs
 from pipeline.report.comparison import Comparison, Method
-from pipeline.report.pairs import share_pairs
+from pipeline.report.pairs import share_base, share_pairs
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class MethodDifference:
 
     Attributes:
         measure: the reward.
-        trained: whether they trained on it.
+        trained: whether both trained on it.
         first, second: the methods' labels.
         difference: mean of first - second over pairs and seeds.
         low, high: its 95 % interval, over prompts, and over seeds where there are several.
@@ -39,7 +39,7 @@ class MethodDifference:
 
 
 def method_differences(comparison: Comparison) -> list[MethodDifference]:
-    """A row per reward and two methods that trained on the same reward and were evaluated on the same pairs."""
+    """A row per reward and two methods whose runs name the same reward and were evaluated on the same pairs."""
     rows = [
         row
         for first, second in combinations(comparison.methods, 2)
@@ -64,7 +64,7 @@ def _names_of_trained(method: Method) -> set[str]:
 def _rows(first: Method, second: Method) -> Iterator[MethodDifference]:
     ours, theirs = ({run.seed: run.pairs for run in method.runs if run.pairs is not None} for method in (first, second))
     seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+    if not seeds or not all(share_base(ours[seed], theirs[seed]) for seed in seeds):
         return
     table = ours[seeds[0]]
     for measure in table[table.kind == "reward"].index.unique("measure"):
@@ -74,7 +74,7 @@ def _rows(first: Method, second: Method) -> Iterator[MethodDifference]:
         estimate, together = estimate_of_runs(differences), pd.concat(differences)
         yield MethodDifference(
             measure=measure,
-            trained=measure in _names_of_trained(first) | _names_of_trained(second),
+            trained=measure in _names_of_trained(first) & _names_of_trained(second),
             first=first.label,
             second=second.label,
             difference=estimate.mean,

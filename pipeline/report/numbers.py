@@ -29,8 +29,8 @@ CURVES = pa.schema(
 )
 """A number of an iteration: of a run, or the mean over the seeds of a method, whose rows have no run and no seed.
 
-The costs are what was spent before the iteration. `step` is the trained step of a number that is kept by step, counted
-as steps that remain. `low` and `high` are the range over seeds; of one run they are the value.
+The costs are what was spent on the policy that drew the iteration's images. `step` is the trained step of a number that
+is kept by step, counted as steps that remain. `low` and `high` are the range over seeds; of one run they are the value.
 """
 
 HELD_OUT = pa.schema(

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 PAIRS_FILE = "pairs.parquet"
 PAIR = ["prompt", "sample"]
 COLUMNS = {"kind", "measure", *PAIR, "base", "aligned"}
+
+BASE_TOLERANCE = 1e-3
+"""Relative, of scores of the same image: a GPU that draws it twice rounds otherwise the second time."""
 
 
 def read_pairs(folder: Path) -> pd.DataFrame | None:
@@ -33,3 +37,12 @@ def share_pairs(runs: Sequence[pd.DataFrame | None], measure: str) -> bool:
     """Whether every run has numbers of a measure, of the same pairs."""
     found = [run.loc[measure].index for run in runs if run is not None and measure in run.index.levels[0]]
     return len(found) == len(runs) and all(index.equals(found[0]) for index in found)
+
+
+def share_base(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether the base model has the same scores in all that both runs measured: else its images were others.
+
+    Of one prompt and sample they are others where model, sampling or the seed of the evaluation is another.
+    """
+    both = one.index.intersection(other.index)
+    return bool(np.allclose(one.base.loc[both], other.base.loc[both], rtol=BASE_TOLERANCE, atol=1e-6))

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.report.comparison import Comparison, Method
 from pipeline.report.content import Picture, Section
 from pipeline.report.explanations import PICTURES
+from pipeline.report.history import RunHistory
 
 MOST_BYTES = 400_000
 """Of one embedded picture, before base64 makes it a third longer."""
@@ -25,14 +26,17 @@ PAIRS = {
     "median": "changed as most did",
     "worst": "fell most",
 }
-"""Pictures of held-out pairs in a run folder, and how the first reward of the evaluation changed in them."""
+"""Pictures of pairs in a run folder, and how the reward by which they were chosen changed in them."""
+
+CHOSEN_BY_THE_RUN = "before_after"
+"""The one that the run made itself; the others come with evaluation.json, which another evaluation may have made."""
 
 READABLE_GRID, READABLE_PAIRS = 0, 760
 """Pixels below which a picture is not shrunk: pairs carry their prompts, and move sideways on a phone instead."""
 
 
 def pictures_section(comparison: Comparison) -> Section | None:
-    """Sample grids of base and newest policy side by side, then held-out pairs; None where no run has pictures.
+    """Sample grids of base and newest policy side by side, then evaluated pairs; None where no run has pictures.
 
     Raises:
         ValueError: a file that is no picture; the message names it.
@@ -107,14 +111,20 @@ def _grids(method: Method) -> list[Picture]:
 def _pairs(method: Method) -> list[Picture]:
     """Those of the run's own evaluation, or those of an evaluation of its adapter."""
     run = method.runs[0]
-    rewards = run.evaluation.rewards if run.evaluation is not None else {}
-    first_reward = next(iter(rewards), "reward")
     alt = f"Pairs of images, each under its prompt: before and after alignment by {method.label}."
+    prompts = "held-out prompts" if run.settings.holds_out else "prompts trained on"
     pictures = []
     for name, change in PAIRS.items():
         path = run.folder / f"{name}.png"
         if path.is_file():
-            which = f"held-out prompts whose {first_reward} {change}"
+            which = f"{prompts} whose {_reward_of(name, run)} {change}"
             caption = f"Base beside {method.label}, {which} ({run.name})"
             pictures.append(Picture(caption, alt, embed(path), READABLE_PAIRS))
     return pictures
+
+
+def _reward_of(picture: str, run: RunHistory) -> str:
+    """The reward by which the pairs of a picture were chosen: what is trained on, or the first that was evaluated."""
+    if picture == CHOSEN_BY_THE_RUN:
+        return run.settings.reward_title
+    return next(iter(run.evaluation.rewards), "reward") if run.evaluation is not None else "reward"

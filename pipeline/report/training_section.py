@@ -8,7 +8,7 @@ from pipeline.report.charts import Curve, line_chart
 from pipeline.report.comparison import Comparison, Method
 from pipeline.report.content import Chart, Section, Table
 from pipeline.report.costs import COSTS, NETWORK_CALLS, SECONDS, TRAJECTORIES, Cost
-from pipeline.report.explanations import BANDS, COSTS_EXPLAINED, ROLLOUT_REWARD
+from pipeline.report.explanations import BANDS, BASE_COMES_FIRST, COSTS_EXPLAINED, ROLLOUT_REWARD, points_are_means
 from pipeline.report.history import RunHistory, Series
 from pipeline.report.looks import Look, looks_of
 from pipeline.report.wording import SECONDS_OF_UNITS, count, duration, evenly_spaced, number, time_unit
@@ -28,14 +28,13 @@ def training_section(comparison: Comparison) -> Section:
     by_reward: dict[str, list[Method]] = {}
     for method in drawing:
         by_reward.setdefault(titles[method.label], []).append(method)
-    paragraphs = [ROLLOUT_REWARD, COSTS_EXPLAINED]
+    first_point = points_are_means(block) if block > 1 else BASE_COMES_FIRST
+    paragraphs = [f"{ROLLOUT_REWARD} {first_point}", COSTS_EXPLAINED]
     if len(drawing) < len(comparison.methods):
         others = ", ".join(method.label for method in comparison.methods if method not in drawing)
         paragraphs.append(f"Training draws no images here, and so has no rewards to show: {others}.")
     if len(comparison.runs) > len(comparison.methods):
         paragraphs.append(BANDS)
-    if block > 1:
-        paragraphs.append(f"Each point is the mean of {block} consecutive iterations.")
     return Section(
         "Reward while training",
         paragraphs=tuple(paragraphs),
@@ -77,8 +76,8 @@ def _chart(reward: str, methods: Sequence[Method], cost: Cost, block: int, looks
         scale = SECONDS_OF_UNITS[label]
     curves = [_curve(method, cost, block, scale, looks[method.label]) for method in methods]
     words = "; ".join(
-        f"{curve.label} from {number(curve.band.mean[0])} at 0 to {number(curve.band.mean[-1])} at "
-        f"{curve.band.x[-1]:.4g}"
+        f"{curve.label} from {number(curve.band.mean[0])} at {curve.band.x[0]:.4g} to "
+        f"{number(curve.band.mean[-1])} at {curve.band.x[-1]:.4g}"
         for curve in curves
     )
     # The page of one method has its name in the title.

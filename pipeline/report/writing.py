@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from pipeline.parquet_file import write_parquet
 from pipeline.report.build import build_report
 from pipeline.report.comparison import compare
 from pipeline.report.content import Section
@@ -60,11 +58,3 @@ def write_evaluation_report(folder: Path, directory: Path) -> Path:
     write_text(directory / "report.md", render_markdown(report))
     write_text(directory / "report.html", render_page(report))
     return directory / "report.html"
-
-
-def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.rename(path)
