@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 
 from pipeline.config import RewardSettings, RunSettings
 from pipeline.data_files import locate_data, require_text_column
+from pipeline.decoder import check_step_decoder
 from pipeline.evaluation.embedder import first_embedder
 from pipeline.method_settings import PairMethodSettings
 from pipeline.preference_pairs import check_pair_columns, locate_pairs
@@ -55,6 +56,7 @@ def check_run(settings: RunSettings, kept: PromptSets | None = None) -> int:
         ValueError: what is wrong and what to change.
     """
     check_model(settings.model.path)
+    check_step_decoder(settings.reward_actors.step_decoder, settings.model.path)
     check_target_modules(settings)
     check_rewards(settings)
     check_trackers(settings.tracking)

@@ -46,7 +46,8 @@ class RewardModels:
         self.device, self.dtype = resolve_device(settings.model.device), resolve_dtype(settings.model.dtype)
         pool = settings.reward_actors
         self.decoder = LatentDecoder.load(
-            settings.model.path, self.device, self.dtype, pool.decode_chunk, pool.gradient_chunk
+            *(settings.model.path, self.device, self.dtype),
+            *(pool.decode_chunk, pool.gradient_chunk, pool.step_decoder),
         )
         trained = [self._load(reward) for reward in settings.rewards]
         self.scorer = LatentScorer(self.decoder, trained[0])

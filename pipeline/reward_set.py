@@ -57,7 +57,7 @@ class RewardSet:
 
     def _score_chunk(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
         """(b, C, h, w) -> (K, b) on the CPU."""
-        images = check_images(self.decoder.decode(latents), prompts, self.names)
+        images = check_images(self.decoder.decode(latents, timestep), prompts, self.names)
         times = timesteps_of(prompts, timestep)
         return torch.stack(
             [check_scores(reward.score_at(images, prompts, times), prompts, reward.name) for reward in self.rewards]
@@ -69,7 +69,7 @@ class RewardSet:
     ) -> tuple[Tensor, Tensor]:
         """(b, C, h, w) -> sums (b,), gradients (b, C, h, w), float32 on the CPU."""
         leaf = latents.detach().to(self.decoder.device, torch.float32).requires_grad_()
-        images = check_images(self.decoder.decode(leaf), prompts, self.names)
+        images = check_images(self.decoder.decode(leaf, timestep), prompts, self.names)
         times = timesteps_of(prompts, timestep)
         total = leaf.new_zeros(len(prompts))
         guiding = []

@@ -72,7 +72,7 @@ class LatentScorer:
 
     def _forward(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
         """(b, C, h, w) -> (b,) as the reward returns it."""
-        images = check_images(self.decoder.decode(latents), prompts, self.reward.name)
+        images = check_images(self.decoder.decode(latents, timestep), prompts, self.reward.name)
         return self.reward.score_at(images, prompts, timesteps_of(prompts, timestep))
 
     def _checked(self, scores: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -74,6 +74,9 @@ class RewardPoolSettings(PoolSettings):
     gradient_chunk: PositiveInt | None = None
     """Latents whose rewards are differentiated at once, for guidance; by default decode_chunk. At 512 by 512 pixels the
     decoder keeps about three gigabytes for each in half precision, many times what it takes to decode one."""
+    step_decoder: str | None = None
+    """Directory or hub id of an AutoencoderTiny for the model's latents, which decodes the images predicted at trained
+    steps: sooner and less exactly than the model's own decoder, which always decodes finished images."""
     timeout_seconds: PositiveFloat = 1800.0
     """As for rollout workers, whose batches contain such calls and need longer time-outs."""
 
