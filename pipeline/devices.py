@@ -4,6 +4,9 @@ import os
 
 import torch
 
+NO_GPU = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES that hide every GPU."""
+
 
 def resolve_device(name: str) -> torch.device:
     """ "auto" is the GPU where this process sees one, else the CPU.
@@ -14,7 +17,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         # Ray names here the GPUs that an actor reserved; to compute on the CPU beside them would go unnoticed.
         given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        if given and not torch.cuda.is_available():
+        if given not in NO_GPU and not torch.cuda.is_available():
             raise ValueError(
                 f"CUDA_VISIBLE_DEVICES={given} gives this process a GPU that torch {torch.__version__} cannot use; "
                 "install a CUDA build of torch that fits the driver, or set model.device=cpu"

@@ -42,8 +42,9 @@ def settings_on(device: str, dtype: str, model: Path, clip: Path) -> RunSettings
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU")
 def test_a_gpu_that_torch_cannot_use_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert resolve_device("auto") == torch.device("cpu")
+    for hidden in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert resolve_device("auto") == torch.device("cpu")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match=r"CUDA_VISIBLE_DEVICES=0,1 gives this process a GPU .* model.device=cpu"):
