@@ -137,7 +137,8 @@ def test_every_imported_package_is_required() -> None:
     required = {
         dev: {canonicalize_name(requirement.name) for requirement in requirements(dev=dev)} for dev in (False, True)
     }
-    standard_or_own = sys.stdlib_module_names | FLOORS.keys() | {path.stem for path in TEST_FILES} | {"tests", "benchmarks"}
+    own = FLOORS.keys() | {path.stem for path in TEST_FILES} | {"tests", "benchmarks"}
+    standard_or_own = sys.stdlib_module_names | own
     for path in [*PRODUCT_FILES, *TEST_FILES]:
         package = path.relative_to(ROOT).parts[0]
         for name in top_level_imports(path.read_text(encoding="utf-8"), package) - standard_or_own:
