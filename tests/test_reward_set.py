@@ -90,7 +90,7 @@ def test_every_row_is_that_rewards_own_score(rewards: RewardSet, latents: Tensor
 def test_all_rewards_share_one_decoding(rewards: RewardSet, latents: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     decode = rewards.decoder.decode
-    monkeypatch.setattr(rewards.decoder, "decode", lambda chunk: decoded.append(len(chunk)) or decode(chunk))
+    monkeypatch.setattr(rewards.decoder, "decode", lambda x, time: decoded.append(len(x)) or decode(x, time))
     rewards.score_each(latents, PROMPTS, TIME)
     rewards.score_sum_with_gradient(latents, PROMPTS, TIME, (1.0, 1.0))
     assert decoded == [2, 2, 1] * 2
