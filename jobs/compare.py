@@ -154,7 +154,7 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> Outcome:
     from actors.prompts import prompts_of_run
     from actors.room import check_room_at_once, runs_with_room
     from pipeline.comparison.evaluation import check_held_out
-    from pipeline.comparison.pairs_of_cells import share_pairs
+    from pipeline.comparison.pairs_of_cells import hold_to_their_pairs
     from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, write_sweep_prompts
     from pipeline.preflight import own_modules
     from pipeline.prompt_sets import save_prompt_sets
@@ -178,10 +178,10 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> Outcome:
         at_once = plan.comparison.parallel or runs_with_room(settings, plan.most_runs_of_a_phase)
         say(f"{plan.comparison.name}: Ray {cluster.mode}, at most {at_once} at once, results in {plan.folder}")
         circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv}
-        share_pairs(plan.sweep_runs)
+        hold_to_their_pairs(plan.sweep_runs)
         failed = carry_out_phase("sweep", plan.sweep_runs, at_once, circumstances)
         runs = plan.runs(chosen_learning_rates(plan, read_sweep(plan)))
-        share_pairs([*plan.sweep_runs, *runs])
+        hold_to_their_pairs([*plan.sweep_runs, *runs])
         failed |= carry_out_phase("runs", runs, at_once, circumstances, prompts)
         evaluation = evaluate_phase(plan, [run for run in runs if is_finished(run)])
     finally:

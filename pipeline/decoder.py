@@ -29,16 +29,15 @@ class LatentDecoder:
         Raises:
             ValueError: a size below 1.
         """
-        for size in (chunk_size, gradient_chunk_size or chunk_size):
-            if size < 1:
-                raise ValueError(f"the decoder's chunk size must be at least 1, got {size}")
+        self.chunk_size = chunk_size
+        self.gradient_chunk_size = chunk_size if gradient_chunk_size is None else gradient_chunk_size
+        if (size := min(self.chunk_size, self.gradient_chunk_size)) < 1:
+            raise ValueError(f"the decoder's chunk size must be at least 1, got {size}")
         self.vae = vae.eval().requires_grad_(False)
         self.step_vae = self.vae if step_vae is None else step_vae.eval().requires_grad_(False)
         # Where the decoder computes, and its precision. diffusers finds them by walking through the whole network.
         self.device: torch.device = vae.device
         self.dtype: torch.dtype = vae.dtype
-        self.chunk_size = chunk_size
-        self.gradient_chunk_size = gradient_chunk_size or chunk_size
 
     @classmethod
     def load(
@@ -73,12 +72,12 @@ class LatentDecoder:
     def decode(self, latents: Tensor, timestep: int = 0) -> Tensor:
         """Decode scaled ``latents`` (B, C, h, w) float32 to images (B, 3, H, W) float32 in [0, 1], differentiably.
 
-        Args:
-            timestep: diffusion time of the network call that predicted ``latents``, 0 if they are finished.
-
         image = clamp(VAE(latents / scaling_factor + shift_factor) / 2 + 1/2, 0, 1), the latents being moved to the
         decoder's device. Under autograd the graph of all chunks is alive at once: to bound memory, differentiate
         chunk by chunk as :class:`pipeline.scoring.LatentScorer` does.
+
+        Args:
+            timestep: diffusion time of the network call that predicted ``latents``, 0 if they are finished.
         """
         vae = self.step_vae if timestep > 0 else self.vae
         return torch.cat([self._decode_chunk(chunk, vae) for chunk in latents.split(self.chunk_size)])

@@ -46,8 +46,12 @@ class RewardModels:
         self.device, self.dtype = resolve_device(settings.model.device), resolve_dtype(settings.model.dtype)
         pool = settings.reward_actors
         self.decoder = LatentDecoder.load(
-            *(settings.model.path, self.device, self.dtype),
-            *(pool.decode_chunk, pool.gradient_chunk, pool.step_decoder),
+            settings.model.path,
+            self.device,
+            self.dtype,
+            chunk_size=pool.decode_chunk,
+            gradient_chunk_size=pool.gradient_chunk,
+            step_decoder=pool.step_decoder,
         )
         trained = [self._load(reward) for reward in settings.rewards]
         self.scorer = LatentScorer(self.decoder, trained[0])
@@ -71,8 +75,8 @@ class RewardModels:
         """
         with torch.no_grad():
             images = self.decoder.decode(latents)
-            for reward in rewards:
-                check_images(images, prompts, reward.name)
+            if rewards:
+                check_images(images, prompts, " + ".join(reward.name for reward in rewards))
             scores = [self._checked_scores(reward, images, prompts) for reward in rewards]
             aspects = [self._reward(reward).score_aspects(images, prompts).float().cpu() for reward in rewards]
             embeddings = images.new_empty(len(images), 0) if embedder is None else self._embed(embedder, images)

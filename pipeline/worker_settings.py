@@ -72,8 +72,8 @@ class RewardPoolSettings(PoolSettings):
     decode_chunk: PositiveInt = 8
     """Latents decoded and scored at once; bounds the memory of the decoder."""
     gradient_chunk: PositiveInt | None = None
-    """Latents whose rewards are differentiated at once, for guidance; by default decode_chunk. At 512 by 512 pixels the
-    decoder keeps about three gigabytes for each in half precision, many times what it takes to decode one."""
+    """Latents whose rewards are differentiated at once, for guidance; by default decode_chunk. The decoder keeps
+    what the backward pass needs, many times what it takes to decode."""
     step_decoder: str | None = None
     """Directory or hub id of an AutoencoderTiny for the model's latents, which decodes the images predicted at trained
     steps: sooner and less exactly than the model's own decoder, which always decodes finished images."""

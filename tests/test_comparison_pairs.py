@@ -7,7 +7,7 @@ import pytest
 from comparisons import plan_of
 
 from actors.inputs import check_same_pairs
-from pipeline.comparison.pairs_of_cells import share_pairs
+from pipeline.comparison.pairs_of_cells import hold_to_their_pairs
 from pipeline.comparison.plan import PlannedRun
 from pipeline.run_folder import PREFERENCES_FILE, write_json
 
@@ -24,7 +24,7 @@ def runs(tmp_path: Path) -> list[PlannedRun]:
 def test_a_run_that_is_still_to_begin_refuses_other_pairs_than_the_others_of_its_cell(runs: list[PlannedRun]) -> None:
     begun, *others = runs
     write_json(begun.folder / PREFERENCES_FILE, OLD)
-    share_pairs(runs)
+    hold_to_their_pairs(runs)
     for run in others:
         if run.cell == begun.cell:
             check_same_pairs(OLD, run.folder)
@@ -39,13 +39,13 @@ def test_runs_of_a_cell_that_learnt_from_different_pairs_are_refused(runs: list[
     other_cell = next(run for run in runs if run.cell != first.cell)
     write_json(first.folder / PREFERENCES_FILE, OLD)
     write_json(other_cell.folder / PREFERENCES_FILE, NEW)
-    share_pairs(runs)
+    hold_to_their_pairs(runs)
     write_json(second.folder / PREFERENCES_FILE, NEW)
     with pytest.raises(ValueError, match=f"{first.folder} and {second.folder} are runs of 'TailorPO' and learnt from"):
-        share_pairs(runs)
+        hold_to_their_pairs(runs)
     assert json.loads((second.folder / PREFERENCES_FILE).read_text())["sha256"] == "cd", "nothing was written over"
 
 
 def test_methods_without_pairs_of_images_state_none(runs: list[PlannedRun]) -> None:
-    share_pairs(runs)
+    hold_to_their_pairs(runs)
     assert not any(run.folder.exists() for run in runs)

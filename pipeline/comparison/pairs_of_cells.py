@@ -9,7 +9,7 @@ from pipeline.comparison.plan import PlannedRun
 from pipeline.run_folder import PREFERENCES_FILE, write_json
 
 
-def share_pairs(runs: Sequence[PlannedRun]) -> None:
+def hold_to_their_pairs(runs: Sequence[PlannedRun]) -> None:
     """State in the folder of every run the pairs that a run of its cell began with; it refuses to begin with others.
 
     Raises:
