@@ -3,11 +3,9 @@
 import math
 from dataclasses import dataclass
 
-import torch
-from diffusers import UNet2DConditionModel
-
+from pipeline.adapter import BareAdapter
 from pipeline.config import RunSettings
-from pipeline.policy import adapter_config, latent_shape_of
+from pipeline.policy import latent_shape_of
 
 FLOAT32_BYTES = 4
 
@@ -71,10 +69,6 @@ def run_arithmetic(settings: RunSettings) -> RunArithmetic:
 
 def _latent_and_adapter_sizes(settings: RunSettings) -> tuple[int, int]:
     """Elements of one latent, and parameters of the adapter."""
-    config = UNet2DConditionModel.load_config(settings.model.path, subfolder="unet")
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-        unet.requires_grad_(False)
-        unet.add_adapter(adapter_config(settings.lora))
-    adapter = sum(value.numel() for value in unet.parameters() if value.requires_grad)
-    return math.prod(latent_shape_of(unet.config)), adapter
+    bare = BareAdapter.make(settings.model.path, settings.lora)
+    adapter = sum(value.numel() for value in bare.adapter_parameters().values())
+    return math.prod(latent_shape_of(bare.unet.config)), adapter

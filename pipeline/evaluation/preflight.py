@@ -7,6 +7,7 @@ from diffusers import DDIMScheduler
 
 from pipeline.config import RewardSettings
 from pipeline.data_files import locate_data, require_text_column
+from pipeline.decoder import check_step_decoder
 from pipeline.evaluation.embedder import embeds_images, first_embedder
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.lora_file import read_lora
@@ -32,6 +33,7 @@ def check_evaluation(settings: AdapterEvaluationSettings) -> int:
     """
     path = settings.model.path
     check_model(path)
+    check_step_decoder(settings.reward_actors.step_decoder, path)
     scheduler = DDIMScheduler.from_pretrained(path, subfolder="scheduler")
     DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
     _check_rewards(settings)
