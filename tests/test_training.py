@@ -92,25 +92,28 @@ def test_prometheus_finds_every_metric_of_the_run(settings, finished):
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     found: dict[tuple[str, frozenset[str]], float] = {}
-
-    def all_are_there() -> bool:
-        found.clear()
-        found.update(scraped(address))
-        return {name for name, _ in found} >= exported_names()
-
-    wait_until(all_are_there)
     run = f'run="{settings.name}"'
+    trajectories = settings.iterations * settings.rollout.trajectories
+    batches = trajectories / settings.rollout.batch_size
 
     def total(name: str, *labels: str) -> float:
         return sum(value for (key, tags), value in found.items() if key == name and {run, *labels} <= tags)
 
-    trajectories = settings.iterations * settings.rollout.trajectories
+    def all_is_there() -> bool:
+        """Not the names alone: what the agent was told ten seconds ago may lie an iteration behind."""
+        found.clear()
+        found.update(scraped(address))
+        return (
+            {name for name, _ in found} >= exported_names()
+            and total("ray_tailorpo_iterations") == settings.iterations
+            and total("ray_tailorpo_fleet_calls_total", 'fleet="rollout"') >= batches
+        )
+
+    wait_until(all_is_there)
     # A worker is killed when the run ends, and with it goes what it counted since Ray last passed its numbers on.
     counted = total("ray_tailorpo_trajectories_total")
     assert 0 < counted <= trajectories and counted % settings.rollout.batch_size == 0
-    assert total("ray_tailorpo_fleet_calls_total", 'fleet="rollout"') >= trajectories / settings.rollout.batch_size
     assert total("ray_tailorpo_fleet_ready", 'fleet="rollout"') == settings.rollout.min_workers
-    assert total("ray_tailorpo_iterations") == settings.iterations
     assert total("ray_tailorpo_learner_starts_total") == 1 and total("ray_tailorpo_policy_age") == 0
     assert abs(time.time() - total("ray_tailorpo_last_checkpoint_timestamp_seconds")) < PATIENCE_S
 
