@@ -1,9 +1,10 @@
 """How much slower is an iteration of the real job than its bare network calls?
 
-    python -m benchmarks.overhead --config configs/demo.yaml [--iterations 6] [section.key=value ...]
+    python -m benchmarks.overhead --config configs/demo.yaml [--rounds 3] [--iterations 4] [section.key=value ...]
 
 Runs the job's own actors for a few iterations, then times the same network calls at the same batch sizes back to back
-in one process with all cores, and writes both, their ratio and the share of each phase to results/overhead.json.
+in one process with all cores, and so on by turns, for the speed of a shared machine changes within minutes. Writes the
+seconds and the ratio of every round, the median ratio and the share of each phase to results/overhead.json.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from actors.cluster import connect, disconnect
 from actors.crew import cpus_of_all_workers, start_crew
@@ -28,7 +30,8 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
-    parser.add_argument("--iterations", type=int, default=6, help="iterations of the job; the first is left out")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the job and of its bare calls")
+    parser.add_argument("--iterations", type=int, default=4, help="iterations of a round; its first is left out")
     parser.add_argument("--output", type=Path, default=Path("results/overhead.json"))
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_args()
@@ -36,26 +39,36 @@ def main() -> None:
     fixed = [f"iterations={options.iterations}", "samples.every=1000000", "evaluation.images=0"]
     settings = load_settings(options.config, [*options.overrides, *fixed])
 
-    iterations = measure_job(settings)
     threads = os.cpu_count() or 1
-    floor = BareCalls(settings, threads).phases()
-    floor_seconds = sum(floor.values())
-    iteration_seconds = median(metrics["seconds"] for metrics in iterations)
+    bare_calls = BareCalls(settings, threads)
+    rounds = [measure_round(settings, bare_calls) for _ in range(options.rounds)]
     result = {
         "config": str(options.config),
         "overrides": options.overrides,
-        "iterations_timed": len(iterations),
-        "iteration_seconds": iteration_seconds,
-        "rollout_seconds": median(metrics["rollout_seconds"] for metrics in iterations),
-        "learn_seconds": median(metrics["learn_seconds"] for metrics in iterations),
-        "floor_seconds": floor_seconds,
+        "iterations_timed": options.rounds * (options.iterations - 1),
         "floor_threads": threads,
-        "ratio": iteration_seconds / floor_seconds,
-        "floor_share_by_phase": {name: seconds / floor_seconds for name, seconds in floor.items()},
+        "rounds": rounds,
+        "ratio": median(one["ratio"] for one in rounds),
         "environment": describe_environment(),
     }
     write_json(options.output, result)
     print(json.dumps({name: value for name, value in result.items() if name != "environment"}, indent=2))
+
+
+def measure_round(settings: RunSettings, bare_calls: BareCalls) -> dict[str, Any]:
+    """Seconds of an iteration, of its two parts and of its bare calls, and the ratio and shares that follow."""
+    iterations = measure_job(settings)
+    floor = bare_calls.phases()
+    floor_seconds = sum(floor.values())
+    iteration_seconds = median(metrics["seconds"] for metrics in iterations)
+    return {
+        "iteration_seconds": iteration_seconds,
+        "rollout_seconds": median(metrics["rollout_seconds"] for metrics in iterations),
+        "learn_seconds": median(metrics["learn_seconds"] for metrics in iterations),
+        "floor_seconds": floor_seconds,
+        "ratio": iteration_seconds / floor_seconds,
+        "floor_share_by_phase": {name: seconds / floor_seconds for name, seconds in floor.items()},
+    }
 
 
 def measure_job(settings: RunSettings) -> list[dict[str, float]]:
