@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.policy import Policy
+from pipeline.pull_back import pull_back
 from pipeline.scoring import AsyncScorer
 
 
@@ -81,19 +82,6 @@ async def guide_winner(
         accepted=accepted,
         move=distance.cpu(),
     )
-
-
-def pull_back(x0_hat: Tensor, x_s: Tensor, gradient_at_x0: Tensor) -> Tensor:
-    """d r / d x_s (B, C, H, W) of d r / d x0_hat (B, C, H, W), free of the graph's precision.
-
-    Rewards change by little with a single number of a latent, and half precision would round so small a gradient to
-    nothing on its way through the network. Each sample's is scaled to about 1 first, by a power of two, which changes
-    no bit in float32.
-    """
-    largest = gradient_at_x0.abs().amax(dim=(1, 2, 3), keepdim=True)
-    exponent = torch.frexp(largest).exponent.clamp(-100, 100)
-    (gradient,) = torch.autograd.grad(x0_hat, x_s, torch.ldexp(gradient_at_x0, -exponent))
-    return torch.ldexp(gradient, exponent)
 
 
 def _are_finite(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.config import RunSettings
 from pipeline.decoder import LatentDecoder
 from pipeline.prompts import SampleBatch
+from pipeline.pull_back import pull_back
 from pipeline.reward_components import with_components
 from pipeline.rewards.base import Reward
 from pipeline.scoring import check_gradients, check_images, check_scores, in_chunks, timesteps_of
@@ -71,16 +72,18 @@ class RewardSet:
         leaf = latents.detach().to(self.decoder.device, torch.float32).requires_grad_()
         images = check_images(self.decoder.decode(leaf, timestep), prompts, self.names)
         times = timesteps_of(prompts, timestep)
-        total = leaf.new_zeros(len(prompts))
+        shown = images.detach().requires_grad_()
+        total = shown.new_zeros(len(prompts))
         guiding = []
         for reward, coefficient in zip(self.rewards, coefficients, strict=True):
             if reward.differentiable:
-                scores = reward.score_at(images, prompts, times)
+                scores = reward.score_at(shown, prompts, times)
                 check_scores(scores, prompts, reward.name)
                 total = total + coefficient * scores
                 guiding.append(reward.name)
         assert guiding, "preflight refuses guidance without a differentiable reward"
-        (gradients,) = torch.autograd.grad(total.sum(), leaf)
+        (image_gradients,) = torch.autograd.grad(total.sum(), shown)
+        gradients = pull_back(images, leaf, image_gradients)
         return total.detach().cpu(), check_gradients(gradients, prompts, " + ".join(guiding))
 
 

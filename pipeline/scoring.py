@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.decoder import LatentDecoder
+from pipeline.pull_back import pull_back
 from pipeline.rewards.base import NonFiniteScoreError, Reward
 from pipeline.rewards.base import RewardError as RewardError
 
@@ -47,7 +48,7 @@ class LatentScorer:
             RewardError: the reward returned NaN, infinity or a wrong shape.
         """
         chunks = in_chunks(latents, prompts, self.decoder.chunk_size)
-        return torch.cat([self._checked(self._forward(chunk, texts, timestep), texts) for chunk, texts in chunks])
+        return torch.cat([self._score_chunk(chunk, texts, timestep) for chunk, texts in chunks])
 
     def score_with_gradient(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> tuple[Tensor, Tensor]:
         """:meth:`score` of ``latents`` (B, C, h, w) against ``prompts`` (B), with d score_i / d latents_i.
@@ -70,23 +71,28 @@ class LatentScorer:
         scores, gradients = zip(*results, strict=True)
         return torch.cat(scores), torch.cat(gradients)
 
-    def _forward(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
-        """(b, C, h, w) -> (b,) as the reward returns it."""
-        images = check_images(self.decoder.decode(latents, timestep), prompts, self.reward.name)
-        return self.reward.score_at(images, prompts, timesteps_of(prompts, timestep))
+    def _images(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
+        """(b, C, h, w) -> (b, 3, H, W)."""
+        return check_images(self.decoder.decode(latents, timestep), prompts, self.reward.name)
 
-    def _checked(self, scores: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(b,) -> (b,) float32 on the CPU, detached."""
+    def _score_chunk(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
+        """(b, C, h, w) -> (b,) float32 on the CPU."""
+        images = self._images(latents, prompts, timestep)
+        scores = self.reward.score_at(images, prompts, timesteps_of(prompts, timestep))
         return check_scores(scores, prompts, self.reward.name)
 
     @torch.enable_grad()
     def _chunk_gradient(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> tuple[Tensor, Tensor]:
         """(b, C, h, w) -> scores (b,), gradients (b, C, h, w), float32 on the CPU."""
         leaf = latents.detach().to(self.decoder.device, torch.float32).requires_grad_()
-        scores = self._forward(leaf, prompts, timestep)
-        checked = self._checked(scores, prompts)
-        # A score depends on its own latent alone, so the gradient of the sum holds every sample's gradient.
-        (gradients,) = torch.autograd.grad(scores.sum(), leaf)
+        images = self._images(leaf, prompts, timestep)
+        shown = images.detach().requires_grad_()
+        scores = self.reward.score_at(shown, prompts, timesteps_of(prompts, timestep))
+        checked = check_scores(scores, prompts, self.reward.name)
+        # A score depends on its own image alone, so the gradient of the sum holds every sample's gradient. This
+        # frees the reward's graph before that of the decoder is walked.
+        (image_gradients,) = torch.autograd.grad(scores.sum(), shown)
+        gradients = pull_back(images, leaf, image_gradients)
         return checked, check_gradients(gradients, prompts, self.reward.name)
 
 

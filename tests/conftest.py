@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
-# Ray looks at the mode once in a process and at its environment for each cluster, so they must agree from the start.
-os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+os.environ.update(
+    # Ray looks at the mode once in a process and at its environment for each cluster: they must agree from the start.
+    RAY_AUTH_MODE="token",
+    RAY_AUTH_TOKEN=secrets.token_hex(32),
+    # At Ray's own niceness of 15 workers have next to no time beside the tests of another process on the same cores.
+    RAY_worker_niceness="0",
+    # Processes start slowly on such cores too; Ray gives up on a worker after a minute, on a head after twenty seconds.
+    RAY_worker_register_timeout_seconds="600",
+    RAY_gcs_server_port_wait_time_s="300",
+)
 
 from actors.cluster import ClusterInfo, connect, disconnect
 
@@ -50,8 +58,6 @@ def ray_session() -> Iterator[ClusterInfo]:
     environment = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), environment.get("PYTHONPATH", "")])
     os.environ.pop("RAY_ADDRESS", None)
-    # At Ray's own niceness of 15 they would have next to no time beside the tests of another process on the same cores.
-    os.environ.update(RAY_worker_niceness="0")
     info = connect(cpus_asked=6)
     assert info.mode == "started"
     yield info

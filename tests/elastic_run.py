@@ -26,16 +26,21 @@ from actors.journal import start_journal
 from actors.weights import WeightTicket, start_weight_store
 from pipeline.prompts import SampleBatch, load_train_prompts
 
-MOST_NODES, BATCHES, BATCH_SIZE, BATCH_SECONDS, IDLE_SECONDS = 3, 16, 4, 1.0, 12.0
+MOST_NODES, BATCHES, BATCH_SIZE, BATCH_SECONDS, IDLE_SECONDS = 3, 16, 4, 0.2, 12.0
 
 
-class SlowRollouts:
-    """Takes as long for a batch as it is told, and tells where it was made."""
+class HeldRollouts:
+    """Ends no batch of an iteration before it may, and tells where each was made."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
     async def ready(self) -> bool:
         return True
 
     async def collect(self, batch: SampleBatch, ticket: WeightTicket) -> pa.Table:
+        while not (self.directory / f"go-{ticket.iteration}").exists():
+            await asyncio.sleep(0.1)
         await asyncio.sleep(BATCH_SECONDS)
         node = ray.get_runtime_context().get_node_id()
         return pa.table({"sample": list(batch.samples), "node": [node] * len(batch.samples)})
@@ -48,10 +53,15 @@ class Run:
     fleet: Any
     store: Any
     dataset: ray.data.Dataset
+    directory: Path
 
     def iteration(self, number: int) -> pa.Table:
         ray.get(self.store.publish.remote(number, number, np.zeros(3, dtype=np.float32)))
         return pa.concat_tables(list(self.dataset.iter_batches(batch_size=None, batch_format="pyarrow")))
+
+    def may_end(self, number: int) -> None:
+        """Its batches have been held until now."""
+        (self.directory / f"go-{number}").touch()
 
     def stats(self) -> FleetStats:
         return ray.get(self.fleet.stats.remote())
@@ -64,10 +74,15 @@ def start_run(directory: Path) -> Run:
     store, journal = start_weight_store(), start_journal(directory, settings)
     options = {"num_cpus": 0, "resources": {"rollout": 1}}
     fleet = start_fleet(
-        "rollout", SlowRollouts, actor_options=options, max_workers=MOST_NODES, idle_timeout_s=IDLE_SECONDS
+        "rollout",
+        HeldRollouts,
+        actor_args=(directory,),
+        actor_options=options,
+        max_workers=MOST_NODES,
+        idle_timeout_s=IDLE_SECONDS,
     )
     source = PromptBatches(settings, load_train_prompts("demo"))
-    return Run(fleet, store, rollout_dataset(settings, source, fleet, store, journal))
+    return Run(fleet, store, rollout_dataset(settings, source, fleet, store, journal), directory)
 
 
 def rollout_nodes() -> list[str]:
@@ -93,23 +108,25 @@ def roll_out(directory: Path) -> dict[str, Any]:
         first = threads.submit(run.iteration, 0)
         wait_until(lambda: run.stats().busy == 1)
         ray.get(run.fleet.grow.remote())
+        wait_until(lambda: run.stats().busy == MOST_NODES)
+        facts["nodes_of_the_maximum"] = len(rollout_nodes())
+        run.may_end(0)
         records = first.result(PATIENCE_S)
         facts["first_samples"] = sorted(records["sample"].to_pylist())
         facts["nodes_that_took_part"] = len(set(records["node"].to_pylist()))
-        wait_until(lambda: run.stats().ready == MOST_NODES)
-        facts["nodes_of_the_maximum"] = len(rollout_nodes())
 
         second = threads.submit(run.iteration, 1)
         wait_until(lambda: run.stats().busy == MOST_NODES)
         for node in rollout_nodes()[1:]:
             kill_node(node)
+        run.may_end(1)
         facts["second_samples"] = sorted(second.result(PATIENCE_S)["sample"].to_pylist())
         facts["lost"] = run.stats().lost
 
-        wait_until(lambda: len(rollout_nodes()) == 1)
-        facts["ready_when_idle"] = run.stats().ready
+        wait_until(lambda: (run.stats().ready, run.stats().pending, len(rollout_nodes())) == (1, 0, 1))
         third = threads.submit(run.iteration, 2)
-        wait_until(lambda: run.stats().ready == MOST_NODES)
+        wait_until(lambda: run.stats().busy == MOST_NODES)
+        run.may_end(2)
         facts["third_samples"] = sorted(third.result(PATIENCE_S)["sample"].to_pylist())
     ray.get(run.fleet.shutdown.remote())
     wait_until(lambda: rollout_nodes() == [])

@@ -38,6 +38,12 @@ class Worker:
         self.now -= 1
         return os.getpid()
 
+    async def linger_in(self, pid: int) -> int:
+        """Come to no end in this one process."""
+        while os.getpid() == pid:
+            await asyncio.sleep(0.05)
+        return os.getpid()
+
     async def history(self) -> tuple[int, list[int]]:
         return self.peak, self.order
 
@@ -84,9 +90,9 @@ class Caller:
     async def block(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    async def call_and_block(self, fleet: ActorHandle, seconds: float) -> None:
+    async def call_and_block(self, fleet: ActorHandle, go: Path) -> None:
         await call_leased(fleet, "work", 0, 0.0)
-        time.sleep(seconds)
+        wait_until(go.exists)
 
 
 def stats(fleet: ActorHandle) -> FleetStats:

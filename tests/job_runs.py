@@ -1,7 +1,7 @@
 """jobs/align.py run as users run it, in a process of its own."""
 
+import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import yaml
+from eventually import PATIENCE_S
 from settings import miniature_values
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -67,8 +68,9 @@ class RunningJob:
         """SIGKILL the job and every process that it started, all at once, as a power cut would."""
         victims = [process for process in psutil.process_iter() if _session_of(process) == self.process.pid]
         for victim in victims:
-            os.kill(victim.pid, signal.SIGKILL)
-        psutil.wait_procs(victims, timeout=30)
+            with contextlib.suppress(psutil.NoSuchProcess):  # Ray's workers end by themselves once its raylet is killed
+                victim.kill()
+        psutil.wait_procs(victims, timeout=PATIENCE_S)
         self.process.communicate()
 
 
@@ -94,6 +96,7 @@ def write_run_config(directory: Path, model: Path, clip: Path, **sections: Any) 
         learner={"ema_decay": 0.9},
         records={"save": True},
         evaluation={"images": 4, "batch_size": 4},
+        checkpoint={"grace_seconds": 600},
         **sections,
     )
     config = directory / "guided.yaml"

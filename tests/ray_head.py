@@ -16,17 +16,19 @@ from typing import Any
 
 import psutil
 import urllib3
+from eventually import PATIENCE_S
 from job_runs import REPOSITORY
-
-START_PATIENCE_S = 60.0
 
 QUICK_HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "10",
+    "RAY_health_check_timeout_ms": "10000",
+    "RAY_health_check_failure_threshold": "20",
 }
-"""Variables with which a cluster takes a node for dead after five seconds."""
+"""Variables with which a cluster takes a node for dead ten seconds after it was killed, as it answers nobody then.
+
+One that is only slow to answer lives on.
+"""
 
 
 class RayHead:
@@ -77,6 +79,7 @@ def ray_head(num_cpus: int) -> Iterator[RayHead]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
         # As cluster.yaml and the image have it.
         "RAY_JOB_STOP_WAIT_TIME_S": "120",
         "RAY_num_workers_soft_limit": "64",
@@ -99,7 +102,7 @@ def ray_head(num_cpus: int) -> Iterator[RayHead]:
 
 
 def wait_until_it_answers(head: RayHead, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         try:

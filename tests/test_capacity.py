@@ -13,6 +13,7 @@ import psutil
 import pytest
 import ray
 from autoscaling import autoscaling_head
+from eventually import PATIENCE_S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,8 +135,10 @@ def autoscaling_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
 ASK_THE_CLUSTER = """
 import json
 from dataclasses import asdict
+import actors.capacity
 from actors.capacity import WorkerRequest, _published_status_shows_autoscaling, check_capacity, find_growth
 from actors.cluster import connect
+actors.capacity.STATUS_PATIENCE_S = 240.0
 info = connect()
 growth = find_growth(8)
 check_capacity([WorkerRequest("rollout", 3, {"CPU": 4.0})])  # none of them fits now
@@ -153,7 +156,7 @@ def test_an_autoscaling_cluster_is_measured_by_what_it_can_grow_to(autoscaling_c
     environment = os.environ | {"RAY_ADDRESS": autoscaling_cluster, "RAY_AUTH_MODE": "disabled"}
     environment["PYTHONPATH"] = str(REPOSITORY)
     command = [sys.executable, "-c", ASK_THE_CLUSTER]
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     mode, cpus_now, growth, refusal, status_shows_autoscaling = json.loads(done.stdout.splitlines()[-1])
     assert mode == "joined"

@@ -126,7 +126,6 @@ def finished_iterations(run: PlannedRun) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # its fixtures make a whole run and a part of one first
 def test_a_killed_comparison_goes_on_where_it_was_and_writes_its_report(interrupted: Plan) -> None:
     first, second = runs_of(interrupted)
     assert 2 <= len(finished_iterations(second)) < ITERATIONS

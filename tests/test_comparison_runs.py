@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from comparisons import plan_of
+from eventually import PATIENCE_S
 
 from actors.capacity import Growth, WorkerRequest
 from actors.cluster import ClusterInfo
@@ -18,8 +19,6 @@ from pipeline.comparison.loading import begun_together, divergence, is_finished
 from pipeline.comparison.plan import PlannedRun
 from pipeline.config import RunSettings
 from pipeline.run_folder import SUMMARY_FILE, write_json, write_text
-
-PATIENCE_S = 30
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from eventually import PATIENCE_S
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -146,13 +147,13 @@ def test_a_trials_folder_is_not_taken_for_the_real_run(tmp_path: Path) -> None:
 
 def test_make_demo_killed_continues_to_a_whole_set_of_models(tmp_path: Path) -> None:
     process = subprocess.Popen(make_demo(tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not (tmp_path / "work" / "vae.pt").exists():
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    second = subprocess.run(make_demo(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    second = subprocess.run(make_demo(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert second.returncode == 0, second.stderr
     assert "[vae] continuing at step" in second.stdout
     models = tmp_path / "models"

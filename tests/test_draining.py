@@ -41,8 +41,12 @@ class Worker:
     async def ready(self) -> bool:
         return True
 
-    async def work(self, seconds: float) -> str:
-        await asyncio.sleep(seconds)
+    async def work(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    async def wait_for(self, file: Path) -> str:
+        while not file.exists():
+            await asyncio.sleep(0.05)
         return ray.get_runtime_context().get_node_id()
 
 
@@ -64,16 +68,18 @@ def cluster() -> Iterator[Cluster]:
         os.environ.update(environment)
 
 
-def test_a_worker_on_a_draining_node_finishes_its_call_while_another_takes_its_place(cluster):
+def test_a_worker_on_a_draining_node_finishes_its_call_while_another_takes_its_place(cluster, tmp_path):
     fleet = start_fleet("rollout", Worker, actor_options={"resources": {"spot": 1}})
-    node = call_leased_sync(fleet, "work", 0.0)
+    node = call_leased_sync(fleet, "work")
+    go = tmp_path / "go"
     with ThreadPoolExecutor(1) as threads:
-        under_way = threads.submit(call_leased_sync, fleet, "work", 6.0)
-        time.sleep(0.5)  # so that its call is the first one
-        drain(cluster, node)
-        # The old worker has a free slot in six seconds; the new one, on the other node, is there before.
-        assert call_leased_sync(fleet, "work", 0.0) != node
-        assert not under_way.done()
+        under_way = threads.submit(call_leased_sync, fleet, "wait_for", go)
+        try:
+            wait_until(lambda: ray.get(fleet.stats.remote()).busy == 1)
+            drain(cluster, node)
+            assert call_leased_sync(fleet, "work") != node, "it waited for the old worker, which is still in its call"
+        finally:
+            go.touch()
         assert under_way.result(PATIENCE_S) == node
     wait_until(lambda: not ((stats := ray.get(fleet.stats.remote())).busy or stats.leases))
     stats = ray.get(fleet.stats.remote())
@@ -82,7 +88,7 @@ def test_a_worker_on_a_draining_node_finishes_its_call_while_another_takes_its_p
 
 def drain(cluster: Cluster, node_id: str) -> None:
     """What a spot notice makes the cluster do."""
-    deadline_ms = int((time.time() + 120) * 1000)
+    deadline_ms = int((time.time() + 3600) * 1000)
     client = ray._raylet.GcsClient(address=cluster.address)
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     accepted, refusal = client.drain_node(node_id, reason, "spot notice", deadline_ms)
@@ -145,7 +151,7 @@ def test_a_notice_of_the_cloud_drains_the_node_that_it_is_about(cluster, metadat
     assert node.node_id in draining_nodes()
     deadline_s = ray._raylet.GcsClient(address=cluster.address).get_draining_nodes()[node.node_id] / 1000
     assert least_s <= deadline_s - time.time() <= most_s
-    assert ray.get(busy.work.remote(0.0)) == node.node_id
+    assert ray.get(busy.work.remote()) == node.node_id
     cluster.remove_node(node)
 
 
@@ -164,7 +170,7 @@ def environment_of(cluster: Cluster) -> dict[str, str]:
 def test_what_steers_a_run_is_on_the_node_of_its_driver(cluster):
     """Nodes of workers come and go; with an actor on one of them the run would go too."""
     steering = [ray.remote(Worker).options(**beside_the_driver()).remote() for _ in range(6)]
-    nodes = ray.get([actor.work.remote(0.0) for actor in steering])
+    nodes = ray.get([actor.work.remote() for actor in steering])
     assert set(nodes) == {ray.get_runtime_context().get_node_id()}
 
 
@@ -187,4 +193,4 @@ def test_a_node_finds_itself_and_needs_no_cloud_to_leave(cluster):
     busy = start_worker_on(node_id)
     subprocess.run([sys.executable, DRAIN_ON_NOTICE, "now"], env=environment_of(cluster), check=True)
     assert node_id in draining_nodes()
-    assert ray.get(busy.work.remote(0.0)) == node_id
+    assert ray.get(busy.work.remote()) == node_id

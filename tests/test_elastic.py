@@ -26,13 +26,12 @@ def test_rollouts_follow_the_nodes_and_lose_no_sample(tmp_path):
     facts = json.loads((tmp_path / "facts.json").read_text())
     # Workers that wait bring nodes, and those that are asked for in the middle of an iteration take work of it.
     assert (facts["nodes_before"], facts["nodes_of_the_maximum"]) == (0, 3)
-    assert facts["nodes_that_took_part"] > 1
+    assert facts["nodes_that_took_part"] == 3
     # Down to one in the middle of an iteration.
     assert facts["lost"] == 2
     assert len(facts["first_samples"]) == len(set(facts["first_samples"])) == 64
     assert len(facts["second_samples"]) == len(set(facts["second_samples"])) == 64
-    # What nobody needs is given back, and taken again when there is work.
-    assert facts["ready_when_idle"] == 1
+    # What nobody needed was given back, and was taken again when there was work.
     assert len(facts["third_samples"]) == len(set(facts["third_samples"])) == 64
     # A run that ends gives all of them back.
     assert facts["nodes_after"] == 0

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import ray
 import torch
-from eventually import wait_until
+from eventually import PATIENCE_S, wait_until
 from fleet_fixtures import Worker, all_results, stats
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
@@ -104,7 +104,7 @@ class CrashingWorker:
 
 def test_calls_on_a_worker_are_bounded(start):
     fleet = start(Worker, calls_per_worker=2)
-    pids = asyncio.run(all_results(fleet, count=7, seconds=0.15))
+    pids = asyncio.run(all_results(fleet, count=7, seconds=1.0))
     peak, order = call_leased_sync(fleet, "history")
     assert peak == 2
     assert sorted(order) == list(range(7))
@@ -113,7 +113,7 @@ def test_calls_on_a_worker_are_bounded(start):
 
 
 def test_leases_are_first_come_first_served(start):
-    fleet = start(Worker, calls_per_worker=2)
+    fleet = start(Worker, calls_per_worker=2, lease_ttl_s=1000.0)
     held = [ray.get(fleet.lease.remote()) for _ in range(2)]
     queue = []
     for number in range(1, 4):  # one after the other: an asynchronous actor may begin calls in any order
@@ -121,14 +121,14 @@ def test_leases_are_first_come_first_served(start):
         wait_until(lambda number=number: stats(fleet).waiting == number)
     for position, waiter in enumerate(queue):
         ray.get(fleet.release.remote(held[position].lease_id))
-        held.append(ray.get(waiter, timeout=30))
+        held.append(ray.get(waiter, timeout=PATIENCE_S))
         later = queue[position + 1 :]
         assert not later or ray.wait(later, timeout=0.1)[0] == [], "one release serves one waiter"
 
 
 def test_calls_go_to_the_least_busy_worker(start):
-    fleet = start(Worker, max_workers=2, calls_per_worker=2)
-    assert ray.get(fleet.wait_ready.remote(2, 60.0)) == 2
+    fleet = start(Worker, max_workers=2, calls_per_worker=2, lease_ttl_s=1000.0)
+    assert ray.get(fleet.wait_ready.remote(2, PATIENCE_S)) == 2
     leases = [ray.get(fleet.lease.remote()) for _ in range(4)]
     assert [lease.worker_id for lease in leases] == ["crew-0", "crew-1", "crew-0", "crew-1"]
     fifth = fleet.lease.remote()
@@ -139,20 +139,19 @@ def test_calls_go_to_the_least_busy_worker(start):
 
 
 def test_a_call_comes_back_from_another_worker_when_its_own_is_killed(start):
-    fleet = start(Worker, max_workers=2)
-    ray.get(fleet.wait_ready.remote(2, 60.0))
+    fleet = start(Worker, max_workers=2, lease_ttl_s=1000.0)
+    ray.get(fleet.wait_ready.remote(2, PATIENCE_S))
     lease = ray.get(fleet.lease.remote())  # holds the second worker back, so that the call goes to a known one
     victim = ray.get(fleet.lease.remote())
     pid = ray.get(victim.worker.work.remote(0, 0.0))
     ray.get(fleet.release.remote(victim.lease_id))
     with ThreadPoolExecutor(1) as threads:
-        call = threads.submit(call_leased_sync, fleet, "work", 1, 1.0)
+        call = threads.submit(call_leased_sync, fleet, "linger_in", pid)
         wait_until(lambda: stats(fleet).leases == 2)
-        time.sleep(0.3)
         os.kill(pid, signal.SIGKILL)
         ray.get(fleet.release.remote(lease.lease_id))
-        assert call.result(timeout=30) not in (pid, None)
-    assert ray.get(fleet.wait_ready.remote(2, 60.0)) == 2, "a new worker took the place of the lost one"
+        assert call.result(timeout=PATIENCE_S) not in (pid, None)
+    assert ray.get(fleet.wait_ready.remote(2, PATIENCE_S)) == 2, "a new worker took the place of the lost one"
     after = stats(fleet)
     assert (after.lost, after.restarts, after.failed_starts) == (1, 1, 0)
     assert after.last_error
@@ -162,7 +161,7 @@ def test_the_death_of_an_idle_worker_is_noticed(start):
     fleet = start(Worker, health_interval_s=0.2)
     os.kill(call_leased_sync(fleet, "work", 0, 0.0), signal.SIGKILL)
     wait_until(lambda: stats(fleet).lost == 1)
-    assert ray.get(fleet.wait_ready.remote(1, 60.0)) == 1
+    assert ray.get(fleet.wait_ready.remote(1, PATIENCE_S)) == 1
 
 
 def test_a_constructor_that_raises_ends_the_fleet_with_its_error(start, tmp_path):
@@ -223,10 +222,10 @@ def lease_and_die(fleet: ActorHandle) -> None:
 
 
 def test_the_lease_of_a_dead_caller_is_taken_back_and_that_of_a_living_one_is_not(start):
-    fleet = start(Worker, lease_ttl_s=0.6)
+    fleet = start(Worker, lease_ttl_s=6.0)
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(lease_and_die.remote(fleet))
-    call_leased_sync(fleet, "work", 1, 2.0)  # longer than the lease
+    call_leased_sync(fleet, "work", 1, 8.0)  # longer than the lease
     after = stats(fleet)
     assert after.expired_leases == 1
     assert after.lost == 0
@@ -248,17 +247,17 @@ def test_the_leases_of_a_killed_actor_end_long_before_they_expire(start, caller)
 def test_an_actor_that_computes_keeps_its_lease(start, caller):
     fleet = start(Worker, lease_ttl_s=0.4)
     call = caller.call.remote(fleet, 0, 2.0)
-    wait_until(lambda: stats(fleet).leases == 1)
+    wait_until(lambda: stats(fleet).calls == 1)
     ray.get([caller.block.remote(1.5), call])
     assert stats(fleet).expired_leases == 0
 
 
-def test_a_lease_is_back_before_its_caller_computes_on(start, caller):
+def test_a_lease_is_back_before_its_caller_computes_on(start, caller, tmp_path):
     """As a rollout worker does, whose loop stands still while its network runs: others want the reward actor then."""
     fleet = start(Worker)
-    computing = caller.call_and_block.remote(fleet, 5.0)
+    computing = caller.call_and_block.remote(fleet, tmp_path / "go")
     wait_until(lambda: (stats(fleet).calls, stats(fleet).leases) == (1, 0))
-    assert ray.wait([computing], timeout=0)[0] == []
+    (tmp_path / "go").touch()
     ray.get(computing)
 
 
@@ -279,7 +278,7 @@ def test_cancelled_calls_leave_no_lease_behind_whenever_they_are_cancelled(start
     for call in random.Random(0).sample(calls, 250):
         ray.cancel(call)
         time.sleep(0.002)
-    ray.wait(calls, num_returns=len(calls), timeout=30)
+    ray.wait(calls, num_returns=len(calls), timeout=PATIENCE_S)
     wait_until(lambda: (stats(fleet).leases, stats(fleet).waiting) == (0, 0))
     assert stats(fleet).expired_leases == 0
 
@@ -322,11 +321,11 @@ def test_light_tasks_need_no_torch():
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced_and_counted(start, tmp_path):
-    fleet = start(HangingWorker, tmp_path, 1, call_timeout_s=2.0)
+    fleet = start(HangingWorker, tmp_path, 1, call_timeout_s=10.0)
     pid = call_leased_sync(fleet, "work")
     found = stats(fleet)
     assert (found.hung, found.lost, found.restarts) == (1, 1, 1)
-    assert found.last_error == "crew-0 did not answer work within 2 s"
+    assert found.last_error == "crew-0 did not answer work within 10 s"
     hung, other = map(int, (tmp_path / "pids").read_text().splitlines())
     assert other == pid and psutil.pid_exists(pid)
     wait_until(lambda: not psutil.pid_exists(hung))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from eventually import wait_until
-from fleet_fixtures import Caller, LateWorker, Worker, all_results, stats
+from eventually import PATIENCE_S, wait_until
+from fleet_fixtures import Caller, LateWorker, Worker, stats
 
 from actors.fleet import Fleet, start_fleet
 from actors.fleet_state import FleetError
@@ -37,30 +37,31 @@ class FirstWorker:
 
 def test_workers_beyond_the_minimum_wait_for_grow(ray_session):
     fleet = start_fleet("crew", Worker, actor_options={"num_cpus": 0}, max_workers=3)
-    assert ray.get(fleet.wait_ready.remote(1, 60.0)) == 1
+    assert ray.get(fleet.wait_ready.remote(1, PATIENCE_S)) == 1
     assert (stats(fleet).ready, stats(fleet).pending) == (1, 0)
     ray.get([fleet.grow.remote(), fleet.grow.remote()])  # the second changes nothing
-    assert ray.get(fleet.wait_ready.remote(3, 60.0)) == 3
+    assert ray.get(fleet.wait_ready.remote(3, PATIENCE_S)) == 3
     assert stats(fleet).pending == 0
     ray.get(fleet.shutdown.remote())
     ray.kill(fleet)
 
 
 def test_idle_workers_above_the_minimum_are_given_back_until_calls_wait(start):
-    fleet = start(Worker, max_workers=3, idle_timeout_s=1.0)
+    fleet = start(Worker, max_workers=3, idle_timeout_s=1.0, lease_ttl_s=1000.0)
     wait_until(lambda: (stats(fleet).ready, stats(fleet).pending, stats(fleet).given_back) == (1, 0, 2))
     time.sleep(1.5)
     assert stats(fleet).ready == 1, "the minimum stays"
-    pids = asyncio.run(all_results(fleet, 20, 1.0))
-    assert len(set(pids)) == 3
+    leases = ray.get([fleet.lease.remote() for _ in range(3)])
+    assert len({lease.worker_id for lease in leases}) == 3
+    ray.get([fleet.release.remote(lease.lease_id) for lease in leases])
     wait_until(lambda: stats(fleet).given_back == 4)
     assert (stats(fleet).lost, stats(fleet).restarts, stats(fleet).failed_starts) == (0, 0, 0)
 
 
 def test_workers_that_wait_for_room_are_given_back_when_there_is_nothing_to_do(start, tmp_path):
-    fleet = start(LateWorker, tmp_path, max_workers=2, idle_timeout_s=1.0)
+    fleet = start(LateWorker, tmp_path, max_workers=2, idle_timeout_s=1.0, lease_ttl_s=1000.0)
     lease, waiting = ray.get(fleet.lease.remote()), fleet.lease.remote()
-    wait_until(lambda: stats(fleet).pending == 1)
+    wait_until(lambda: (stats(fleet).pending, stats(fleet).waiting) == (1, 1))
     before = stats(fleet).given_back  # on a slow machine there was nothing to do for long before the first call
     time.sleep(2.0)
     assert (stats(fleet).pending, stats(fleet).given_back) == (1, before), "somebody waits for it"
@@ -96,14 +97,14 @@ async def grown_fleet(learner: str) -> Fleet:
     fleet = Fleet("crew", Worker, (), {"num_cpus": 0}, 1, 2, 1, 30.0, math.inf, math.inf, 10.0, 3, run="", journal=None)
     await fleet.start()
     await fleet.grow(learner)
-    assert await fleet.wait_ready(2, 60.0) == 2
+    assert await fleet.wait_ready(2, PATIENCE_S) == 2
     # Both have their places while the learner is known to live.
     await until(lambda: fleet._grower_seen_at > max(worker.ready_at for worker in fleet._workers.values()))
     return fleet
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30.0):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.05)
 
@@ -117,9 +118,9 @@ def test_a_worker_that_is_lost_beside_the_learner_leaves_its_place_to_the_succes
         await fleet.report_dead(second)
         assert list(fleet._workers) == [first], "nobody was started in its place"
         await fleet.report_dead(first)
-        assert await fleet.wait_ready(1, 60.0) == 1, "the minimum is kept"
+        assert await fleet.wait_ready(1, PATIENCE_S) == 1, "the minimum is kept"
         await fleet.grow("")
-        assert await fleet.wait_ready(2, 60.0) == 2
+        assert await fleet.wait_ready(2, PATIENCE_S) == 2
         await fleet.shutdown()
 
     asyncio.run(lose_both())
@@ -127,7 +128,7 @@ def test_a_worker_that_is_lost_beside_the_learner_leaves_its_place_to_the_succes
 
 def test_a_successor_that_finds_no_place_is_given_one(ray_session, caller, monkeypatch):
     monkeypatch.setattr("actors.fleet.HOLDER_POLL_S", 0.2)
-    monkeypatch.setattr("actors.fleet.SUCCESSOR_PATIENCE_S", 3.0)
+    monkeypatch.setattr("actors.fleet.SUCCESSOR_PATIENCE_S", 1000.0)
 
     async def wait_for_a_place() -> None:
         fleet = await grown_fleet(await caller.own_id.remote())
@@ -136,6 +137,7 @@ def test_a_successor_that_finds_no_place_is_given_one(ray_session, caller, monke
         await until(lambda: not fleet._has_grown)
         await asyncio.sleep(1.0)
         assert len(fleet._workers) == 2, "a successor is given the time to find one"
+        monkeypatch.setattr("actors.fleet.SUCCESSOR_PATIENCE_S", 0.0)
         await until(lambda: len(fleet._workers) == 1)
         assert lease.worker_id in fleet._workers, "the one that serves nobody went"
         await fleet.shutdown()
@@ -151,7 +153,7 @@ def test_a_node_on_which_nothing_starts_does_not_end_a_fleet_that_serves(start, 
 
 
 def test_a_slow_worker_joins_late(start, tmp_path):
-    fleet = start(LateWorker, tmp_path, max_workers=2)
+    fleet = start(LateWorker, tmp_path, max_workers=2, lease_ttl_s=1000.0)
     assert ray.get(fleet.wait_ready.remote()) == 1, "work starts with the minimum"
     first = call_leased_sync(fleet, "pid")
     assert (stats(fleet).ready, stats(fleet).pending) == (1, 1)

@@ -17,7 +17,7 @@ from settings import miniature_settings
 from torch import Tensor
 
 from pipeline.config import RunSettings
-from pipeline.guidance import GuidedWinner, guidance_schedule, guide_winner, pull_back
+from pipeline.guidance import GuidedWinner, guidance_schedule, guide_winner
 from pipeline.policy import Policy
 from pipeline.scoring import AsyncScorer, InProcessScorer
 
@@ -167,27 +167,6 @@ def test_a_move_at_which_the_network_overflows_leaves_its_winner_alone(policy: P
     assert not found.accepted.any() and not found.move.any()
     assert torch.equal(found.latents, winner)
     assert found.model_output.isfinite().all() and found.scores.isfinite().all()
-
-
-@pytest.mark.parametrize("size", [1e-12, 1e-3, 1e12])
-def test_a_gradient_of_any_size_comes_through_half_precision(size: float) -> None:
-    x_s = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    x0_hat = (x_s.half() * 0.5).float()
-    gradient = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2)) * size
-    gradient[1] = 0
-    found = pull_back(x0_hat, x_s, gradient)
-    assert torch.allclose(found, gradient / 2, rtol=1e-3, atol=1e-4 * size)
-    assert not found[1].any()
-
-
-@given(power=st.integers(-60, 60))
-@settings(max_examples=20, deadline=None)
-def test_pulling_back_in_float32_changes_no_bit(power: int) -> None:
-    x_s = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    x0_hat = x_s.sin() * 3
-    gradient = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2)) * 2.0**power
-    (expected,) = torch.autograd.grad(x0_hat, x_s, gradient, retain_graph=True)
-    assert torch.equal(pull_back(x0_hat, x_s, gradient), expected)
 
 
 def test_a_move_that_changes_nothing_is_not_accepted(policy: Policy, winner: Tensor) -> None:

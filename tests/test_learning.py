@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from eventually import PATIENCE_S
 from policies import make_policy
 from scorers import ConstantScorer, ProjectionScorer
 from settings import miniature_settings
@@ -184,7 +185,7 @@ class Workers:
     """Learner workers as threads of this process: `sum_over_workers` adds up in the order of their ranks."""
 
     def __init__(self, count: int) -> None:
-        self.barrier = threading.Barrier(count, timeout=60)
+        self.barrier = threading.Barrier(count, timeout=PATIENCE_S)
         self.parts: dict[int, Tensor] = {}
         self.ranks: dict[int, int] = {}
         self.results: dict[int, Any] = {}

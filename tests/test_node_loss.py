@@ -13,7 +13,7 @@ from ray_head import QUICK_HEALTH_CHECKS
 
 pytest_plugins = ["model_fixtures"]
 
-PATIENCE_S = 540  # below the time limit of a test, so that what it started ends with it
+PATIENCE_S = 1700  # below the time limit of a test, so that what it started ends with it
 
 TESTS = Path(__file__).resolve().parent
 

@@ -86,9 +86,9 @@ def test_what_fails_for_a_while_is_tried_again_and_each_time_it_is_said(caplog):
 def test_patience_ends(caplog):
     storage = FailingStorage(10**9, PermissionError(errno.EACCES, "denied"))
     started = time.monotonic()
-    with pytest.raises(StorageError, match=r"write notes, tried again for 0.2 s: .* denied; bring the storage"):
-        Patience(0.2).keep_trying("write notes", storage.write)
-    assert 0.2 <= time.monotonic() - started < 5 and storage.calls > 2
+    with pytest.raises(StorageError, match=r"write notes, tried again for 2 s: .* denied; bring the storage"):
+        Patience(2.0).keep_trying("write notes", storage.write)
+    assert time.monotonic() - started >= 2 and storage.calls > 2
 
 
 def test_no_patience_asks_once():

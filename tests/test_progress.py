@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from eventually import PATIENCE_S
 
 from pipeline.progress import ProgressReporter, progress_line
 
@@ -84,7 +85,7 @@ def test_following_prints_every_iteration_once_and_the_last_ones_at_the_end(stre
     reporter = ProgressReporter(5, stream)
     with reporter.following(lambda first: [one for one in history if one["iteration"] >= first]):
         history += [metrics(0), metrics(1)]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while "iteration 2/5" not in stream.getvalue():
             assert time.monotonic() < deadline, "the first iterations were never printed"
             time.sleep(0.02)
@@ -123,7 +124,7 @@ def test_a_run_that_does_not_begin_says_what_it_waits_for(monkeypatch):
 
     reporter = ProgressReporter(iterations=1, stream=stream)
     with reporter.following(lambda first: history[first:], waits_for):
-        assert asked.wait(10.0)
+        assert asked.wait(PATIENCE_S)
     lines = stream.getvalue().splitlines()
     assert [line[len("00:00:00 ") :] for line in lines[:-1]] == ["the learner finds no room"]
     assert "iteration 1/1" in lines[-1]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from drawn import drawn_images
+from eventually import PATIENCE_S
 from playwright.sync_api import Browser, Page, sync_playwright
 from run_folders import RESULTS, UNGUIDED, reward_row, write_pictures, write_run_folder
 
@@ -98,6 +99,7 @@ def visit(request: pytest.FixtureRequest, browser: Browser, reports: dict[str, P
 def visiting(file: Path, browser: Browser, size: tuple[int, int]) -> Iterator[Visit]:
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height}, is_mobile=size == PHONE)
+    context.set_default_timeout(PATIENCE_S * 1000)
     page = context.new_page()
     visit = Visit(page, [], [])
     page.on("request", lambda asked: visit.requests.append(asked.url))
@@ -213,7 +215,8 @@ def test_a_page_that_fetches_is_seen(browser, tmp_path):
     requests, complaints = [], []
     page.on("request", lambda asked: requests.append(asked.url))
     page.on("console", lambda message: complaints.append(message.text))
-    page.goto((tmp_path / "page.html").as_uri(), wait_until="load")
+    with page.expect_console_message(timeout=PATIENCE_S * 1000):
+        page.goto((tmp_path / "page.html").as_uri(), wait_until="load")
     assert requests[1:] == ["http://nowhere.invalid/picture.png"]
     assert complaints
     page.close()

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from eventually import PATIENCE_S
 from in_process import load_policy
 from numpy.typing import NDArray
 from scorers import ProjectionScorer
@@ -48,7 +49,7 @@ class WatchedReward:
 
     def expect(self, together: int) -> None:
         self.prompts: list[str] = []
-        self.barrier = threading.Barrier(together, timeout=240)
+        self.barrier = threading.Barrier(together, timeout=PATIENCE_S)
 
     def history(self) -> list[str]:
         return self.prompts
@@ -117,7 +118,7 @@ def test_a_worker_keeps_two_batches_in_flight(rollouts):
     rollouts.expect(together=2)
     batches = batch_of("a red circle", "a blue star"), batch_of("a green ring", "a white square", first=2)
     calls = [rollouts.worker.collect.remote(batch, rollouts.tickets[1]) for batch in batches]
-    tables = ray.get(calls, timeout=240)
+    tables = ray.get(calls, timeout=PATIENCE_S)
     order = rollouts.scored_prompts()
     assert [set(order[turn : turn + 2]) for turn in range(0, len(order), 2)] == [
         {"a red circle", "a green ring"}
@@ -132,7 +133,7 @@ def test_a_batch_with_other_weights_waits_for_those_in_flight(rollouts):
     calls = [
         rollouts.worker.collect.remote(batch, ticket) for batch, ticket in zip(batches, rollouts.tickets, strict=True)
     ]
-    tables = ray.get(calls, timeout=240)
+    tables = ray.get(calls, timeout=PATIENCE_S)
     # Which of two calls an asynchronous actor serves first is open; that neither disturbs the other is not.
     red, blue = ["a red circle"] * SCORE_CALLS, ["a blue star"] * SCORE_CALLS
     assert rollouts.scored_prompts() in (red + blue, blue + red)

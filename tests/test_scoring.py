@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import pickle
 from collections.abc import Callable, Sequence
 from math import isfinite
@@ -128,6 +129,22 @@ def test_chunked_gradients_equal_those_of_the_whole_batch(decoder: LatentDecoder
     torch.testing.assert_close(scores, whole.detach())
     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
     assert (gradients.flatten(1).norm(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("size", [2.0**-40, 2.0**40])
+def test_a_decoder_in_half_precision_passes_gradients_of_any_size(decoder: LatentDecoder, size: float) -> None:
+    """A small reward, or one of many pixels, has gradients below 6e-8, the smallest number of half precision."""
+
+    class Scaled(Redness):
+        def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+            return super().score(images, prompts) * size
+
+    half = LatentDecoder(copy.deepcopy(decoder.vae).half(), chunk_size=2)
+    _, expected = LatentScorer(half, Redness()).score_with_gradient(random_latents(5), PROMPTS, TIME)
+    _, found = LatentScorer(half, Scaled()).score_with_gradient(random_latents(5), PROMPTS, TIME)
+    assert torch.equal(found, expected * size)
+    _, precise = LatentScorer(decoder, Redness()).score_with_gradient(random_latents(5), PROMPTS, TIME)
+    assert torch.cosine_similarity(expected.flatten(1), precise.flatten(1)).min() > 0.99
 
 
 def test_a_step_along_the_gradient_raises_every_score(decoder: LatentDecoder) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from eventually import PATIENCE_S
 
 from jobs.quiet import resumable_by
 from pipeline.stopping import RunStoppedError, StopRequest, work_until_stopped
@@ -52,7 +53,7 @@ def start(seconds_to_end: float, grace_seconds: float) -> "subprocess.Popen[str]
 def test_a_signal_lets_the_work_end_with_a_checkpoint(number):
     process = start(seconds_to_end=0.3, grace_seconds=60)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     announced, checkpoint, stopped = output.splitlines()
     assert announced.startswith(f"{number.name}: the iteration in progress has 60 s to end")
     assert checkpoint == "checkpoint"
@@ -67,7 +68,7 @@ def test_work_that_takes_too_long_is_given_up(second_signal):
     assert process.stdout is not None and "SIGTERM" in process.stdout.readline()
     if second_signal:
         process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert output == "stopped by SIGTERM, the iteration in progress was given up\n"
     assert process.returncode == 143
 
@@ -85,7 +86,7 @@ def test_work_that_ends_by_itself_after_a_signal_is_no_failure():
         asked = threading.Event()
         stop.listen(asked.set)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert asked.wait(10)
+        assert asked.wait(PATIENCE_S)
         time.sleep(0.05)
         return "finished"
 

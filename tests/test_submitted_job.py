@@ -12,6 +12,7 @@ from zipfile import ZipFile
 
 import pytest
 import yaml
+from eventually import PATIENCE_S
 from job_runs import REPOSITORY
 from ray._private.runtime_env.packaging import create_package
 from ray_head import RayHead, ray_head
@@ -20,7 +21,6 @@ from settings import miniature_values
 pytest_plugins = ["model_fixtures"]
 
 ITERATIONS, FEWER_ITERATIONS = 16, 3
-PATIENCE_S = 150.0
 
 # The models of the demo are 13 MB of what is sent; Ray refuses more than 500.
 LARGEST_PACKAGE = 20 * 2**20
@@ -99,8 +99,6 @@ def is_shared(actor: dict[str, Any]) -> bool:
     return bool(actor["name"] and RAYS_OWN.fullmatch(actor["ray_namespace"])) or actor["class_name"] == RAYS_CLEANER
 
 
-# Everything there is starts twice: minutes where other programs use the cores too.
-@pytest.mark.timeout(1200)
 @pytest.mark.slow
 def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end_beside_another(
     head: RayHead, miniature_model: Path, tmp_path: Path

@@ -3,7 +3,6 @@
 import json
 import re
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
@@ -115,13 +114,17 @@ def test_prometheus_finds_every_metric_of_the_run(settings, finished):
     assert 0 < counted <= trajectories and counted % settings.rollout.batch_size == 0
     assert total("ray_tailorpo_fleet_ready", 'fleet="rollout"') == settings.rollout.min_workers
     assert total("ray_tailorpo_learner_starts_total") == 1 and total("ray_tailorpo_policy_age") == 0
-    assert abs(time.time() - total("ray_tailorpo_last_checkpoint_timestamp_seconds")) < PATIENCE_S
+    last = max(file.stat().st_mtime for file in (finished[1] / "checkpoints").glob("*/manifest.json"))
+    assert total("ray_tailorpo_last_checkpoint_timestamp_seconds") == pytest.approx(last, abs=60)
 
 
 def scraped(address: str) -> dict[tuple[str, frozenset[str]], float]:
     """Every sample of this project's at a Prometheus endpoint, by its name and labels."""
-    with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
-        lines = answer.read().decode().splitlines()
+    try:
+        with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:  # the agent has not begun to serve yet
+        return {}
     samples = (re.fullmatch(r"(ray_tailorpo_\w+)\{(.*)\} (\S+)", line) for line in lines)
     return {(sample[1], frozenset(sample[2].split(","))): float(sample[3]) for sample in samples if sample}
 
@@ -139,7 +142,6 @@ def test_two_learner_workers_equal_one_up_to_rounding(settings, expected, crew, 
     ]
 
 
-@pytest.mark.timeout(1200)  # each of six kills costs the start of processes, on slow cores half a minute
 def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings, expected, crew, tmp_path):
     """One after another: workers of both kinds in a call, weight store, journal, learner, Ray Train's controller."""
     lost_before = [ray.get(fleet.stats.remote()).lost for fleet in (crew.rollout_fleet, crew.reward_fleet)]
@@ -160,7 +162,7 @@ def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings,
 def kill_one_after_another(crew: Crew, directory: Path, killed: list[str]) -> None:
     """SIGKILL in the second iteration, while rollouts are under way."""
     metrics = directory / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") == 1)
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1)
     for name, fleet in (
         ("RolloutWorker", crew.rollout_fleet),
         ("RewardActor", crew.reward_fleet),
