@@ -102,7 +102,7 @@ def try_evaluation_rewards(settings: RunSettings, crew: Crew) -> None:
     Raises:
         Exception: what the reward's loading raises.
     """
-    if settings.evaluation.images:
+    if settings.evaluation.images and settings.evaluation.rewards:
         call_leased_sync(crew.reward_fleet, "try_loading", settings.evaluation.rewards)
 
 

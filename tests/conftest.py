@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+def pytest_collection_finish() -> None:
+    """What the modules themselves are made of stays; looking through it for garbage after each takes seconds."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def environment_variables() -> Iterator[None]:
     """What a test, or a job that it calls, sets in this process's environment ends with the test."""

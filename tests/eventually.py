@@ -8,8 +8,8 @@ from typing import Any
 PATIENCE_S = 600.0
 
 
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Return as soon as the condition holds.
+def wait_until(condition: Callable[[], Any], interval_s: float = 0.05) -> None:
+    """Return once the condition holds; it is looked at every `interval_s`, less than it holds.
 
     Raises:
         AssertionError: it does not within ten minutes.
@@ -17,4 +17,4 @@ def wait_until(condition: Callable[[], Any]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
+        time.sleep(interval_s)

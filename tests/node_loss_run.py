@@ -39,7 +39,7 @@ def settings_on(model: Path) -> RunSettings:
 def kill_a_node(cluster: Cluster, spot: Any, fleet: Any, metrics: Path, killed: list[str]) -> None:
     """Its raylet, and with it every worker on it, while the second iteration is rolled out."""
     wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1)
-    wait_until(lambda: stats_of(fleet).busy == 2)
+    wait_until(lambda: stats_of(fleet).busy == 2, interval_s=0.01)
     cluster.remove_node(spot, allow_graceful=False)
     killed.append(spot.node_id)
 

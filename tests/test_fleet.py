@@ -15,7 +15,8 @@ import pytest
 import ray
 import torch
 from eventually import PATIENCE_S, wait_until
-from fleet_fixtures import Worker, all_results, stats
+from fleet_fixtures import all_results, stats
+from fleet_workers import Worker
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import ray
 from eventually import PATIENCE_S, wait_until
-from fleet_fixtures import Caller, LateWorker, Worker, stats
+from fleet_fixtures import stats
+from fleet_workers import Caller, LateWorker, Worker
 
 from actors.fleet import Fleet, start_fleet
 from actors.fleet_state import FleetError

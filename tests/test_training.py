@@ -171,7 +171,7 @@ def kill_one_after_another(crew: Crew, directory: Path, killed: list[str]) -> No
         ("RayTrainWorker", crew.reward_fleet),
         ("TrainController", crew.reward_fleet),
     ):
-        wait_until(lambda fleet=fleet: ray.get(fleet.stats.remote()).busy > 0)
+        wait_until(lambda fleet=fleet: ray.get(fleet.stats.remote()).busy > 0, interval_s=0.01)
         kill_process_of(name)
         killed.append(name)
 
