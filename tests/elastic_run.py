@@ -119,6 +119,7 @@ def roll_out(directory: Path) -> dict[str, Any]:
         wait_until(lambda: run.stats().busy == MOST_NODES)
         for node in rollout_nodes()[1:]:
             kill_node(node)
+        wait_until(lambda: run.stats().lost >= MOST_NODES - 1)  # until its processes end, a killed node could answer
         run.may_end(1)
         facts["second_samples"] = sorted(second.result(PATIENCE_S)["sample"].to_pylist())
         facts["lost"] = run.stats().lost
