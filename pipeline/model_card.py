@@ -26,7 +26,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("{settings.model.path}", torch_dtype=torch.float32)
-pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)  # other samplers ignore eta
+# Other samplers ignore eta. What their files leave open, DDIM would fill with defaults that are not Stable Diffusion's.
+pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, steps_offset=1)
 pipeline.load_lora_weights("path/to/this/directory")
 image = pipeline("your prompt", {_sampling_arguments(settings)}).images[0]
 image.save("image.png")

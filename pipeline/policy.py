@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Self
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch import Tensor
@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.config import LoraSettings, ModelSettings, SamplingSettings
 from pipeline.devices import resolve_device, resolve_dtype
+from pipeline.scheduler import load_scheduler
 from pipeline.transitions import DDIMTransition
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Policy:
         unet = UNet2DConditionModel.from_pretrained(model.path, subfolder="unet", torch_dtype=dtype)
         text_encoder = CLIPTextModel.from_pretrained(model.path, subfolder="text_encoder", dtype=dtype)
         tokenizer = CLIPTokenizer.from_pretrained(model.path, subfolder="tokenizer")
-        scheduler = DDIMScheduler.from_pretrained(model.path, subfolder="scheduler")
+        scheduler = load_scheduler(model.path)
         transition = DDIMTransition.from_scheduler(scheduler, sampling.num_steps, sampling.eta)
 
         unet.requires_grad_(False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers.utils
-from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFETENSORS_WEIGHTS_NAME,
@@ -28,6 +28,7 @@ from pipeline.prompt_settings import PromptSettings
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
 from pipeline.rewards import reward_class
 from pipeline.rewards.own import is_own, own_module_path
+from pipeline.scheduler import load_scheduler
 from pipeline.tracking.trackers import check_trackers
 from pipeline.transitions import DDIMTransition
 
@@ -60,13 +61,12 @@ def check_run(settings: RunSettings, kept: PromptSets | None = None) -> int:
     check_target_modules(settings)
     check_rewards(settings)
     check_trackers(settings.tracking)
-    scheduler = DDIMScheduler.from_pretrained(settings.model.path, subfolder="scheduler")
+    scheduler = load_scheduler(settings.model.path)
     transition = DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
     if not (transition.std[list(settings.trained_grid_steps)] > 0).all():
         raise ValueError(
             f"method {settings.method.name!r} trains the last step, to which the scheduler of {settings.model.path!r} "
-            "adds no noise; in its scheduler/scheduler_config.json set set_alpha_to_one to false, and, if it is, "
-            "timestep_spacing to trailing or, where that is leading, steps_offset to 1"
+            "adds no noise; in its scheduler/scheduler_config.json set set_alpha_to_one to false"
         )
     if isinstance(settings.method, PairMethodSettings):
         check_pair_columns(locate_pairs(settings.method.data))

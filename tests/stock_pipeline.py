@@ -29,7 +29,7 @@ def stock_latents(model: Path, adapter: Path | None, policy: Policy) -> torch.Te
     """x_0 (B, C, H, W) by `StableDiffusionPipeline.__call__`, eta 1, with the policy's noise."""
     pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = FedDDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = FedDDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, steps_offset=1)
     batch = evaluation_batch(PROMPTS, 0, 2)
     noise = SampleNoise(SEED, batch.iteration, batch.samples)
     pipeline.scheduler.fed_noise = noise

@@ -109,7 +109,7 @@ def test_a_pipeline_of_another_family_is_refused(copied: Path) -> None:
 
 
 def test_a_clipping_scheduler_is_refused(copied: Path) -> None:
-    edit(copied / "scheduler" / "scheduler_config.json", clip_sample=True)
+    edit(copied / "scheduler" / "scheduler_config.json", thresholding=True)
     with pytest.raises(ValueError, match="the scheduler clips its x0 prediction"):
         check_run(miniature_settings(copied))
 

@@ -3,8 +3,6 @@
 import logging
 from collections.abc import Sequence
 
-from diffusers import DDIMScheduler
-
 from pipeline.config import RewardSettings
 from pipeline.data_files import locate_data, require_text_column
 from pipeline.decoder import check_step_decoder
@@ -16,6 +14,7 @@ from pipeline.preflight import check_model, warn_of_long_prompts
 from pipeline.prompt_settings import PromptColumnSettings
 from pipeline.prompts import load_held_out_prompts
 from pipeline.rewards import reward_class
+from pipeline.scheduler import load_scheduler
 from pipeline.training_record import TrainingRecord, read_training_record
 from pipeline.transitions import DDIMTransition
 
@@ -34,7 +33,7 @@ def check_evaluation(settings: AdapterEvaluationSettings) -> int:
     path = settings.model.path
     check_model(path)
     check_step_decoder(settings.reward_actors.step_decoder, path)
-    scheduler = DDIMScheduler.from_pretrained(path, subfolder="scheduler")
+    scheduler = load_scheduler(path)
     DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
     _check_rewards(settings)
     prompts = _prompts_at_hand(settings)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from pipeline.config import RunSettings
@@ -18,6 +17,7 @@ from pipeline.noise import INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
 from pipeline.prompts import SampleBatch
 from pipeline.records import RecordRows, latent_type, step_records
+from pipeline.scheduler import load_scheduler
 from pipeline.scoring import AsyncScorer
 from pipeline.transitions import reduce_latent
 
@@ -41,7 +41,7 @@ class DiffusionDPO(Method):
         super().__init__(settings)
         assert isinstance(settings.method, DiffusionDPOSettings)
         self.settings = settings.method
-        self.scheduler = DDIMScheduler.from_pretrained(settings.model.path, subfolder="scheduler")
+        self.scheduler = load_scheduler(settings.model.path)
         self._encoder: LatentEncoder | None = None
 
     async def collect(self, policy: Policy, scorer: AsyncScorer, batch: SampleBatch, policy_version: int) -> pa.Table:

@@ -1,0 +1,15 @@
+"""The noise schedule of a Stable Diffusion pipeline, as DDIM follows it."""
+
+from diffusers import DDIMScheduler
+
+
+def load_scheduler(path: str) -> DDIMScheduler:
+    """A DDIM scheduler of the schedule of the `StableDiffusionPipeline` directory or hub id `path`.
+
+    `StableDiffusionPipeline` turns `clip_sample` off and sets `steps_offset` to 1, whatever the scheduler's file says;
+    files of other samplers do not have the first, and DDIM's own default would clip.
+    """
+    scheduler: DDIMScheduler = DDIMScheduler.from_pretrained(
+        path, subfolder="scheduler", clip_sample=False, steps_offset=1
+    )
+    return scheduler
