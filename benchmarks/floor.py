@@ -16,6 +16,9 @@ from pipeline.prompts import load_train_prompts
 from pipeline.rewards import load_reward
 from pipeline.scoring import LatentScorer
 
+# Of predicted images, which may have a decoder of their own; 0 is that of finished ones.
+A_TIME = 1
+
 
 class BareCalls:
     """The networks of a run in this process, called at the run's batch sizes on random latents."""
@@ -36,9 +39,11 @@ class BareCalls:
             raise ValueError(f"the floor is that of a run with one reward, not of {settings.reward_title}; name one")
         (trained,) = settings.rewards
         reward = load_reward(trained.name, trained.path, device, dtype, trained.scale)
-        self.scorer = LatentScorer(
-            LatentDecoder.load(settings.model.path, device, dtype, settings.reward_actors.decode_chunk), reward
+        pool = settings.reward_actors
+        decoder = LatentDecoder.load(
+            settings.model.path, device, dtype, pool.decode_chunk, pool.gradient_chunk, pool.step_decoder
         )
+        self.scorer = LatentScorer(decoder, reward)
         prompts = load_train_prompts(settings.prompts.train)
         self.prompts = [prompts[index % len(prompts)] for index in range(2 * settings.rollout.batch_size)]
 
@@ -59,8 +64,9 @@ class BareCalls:
             + per_iteration(lambda: self._predict(2 * batch), trained),
             "reference": per_iteration(lambda: self._predict(batch), trained),
             "policy_gradient": per_iteration(lambda: self._differentiate_latents(batch), guided),
-            "score": per_iteration(lambda: self._score(2 * batch), trained)
-            + per_iteration(lambda: self._score(batch), guided + 1),
+            "score": per_iteration(lambda: self._score(2 * batch, A_TIME), trained)
+            + per_iteration(lambda: self._score(batch, A_TIME), guided)
+            + per_iteration(lambda: self._score(batch, timestep=0), 1),
             "score_gradient": per_iteration(lambda: self._score_with_gradient(batch), guided),
             "learn": learner_calls * _median_seconds(lambda: self._learn(micro), repeats),
         }
@@ -78,11 +84,11 @@ class BareCalls:
         latents = self._latents(count).requires_grad_()
         torch.autograd.grad(self.policy.forward(latents, 0, self._texts(count)).sum(), latents)
 
-    def _score(self, count: int) -> None:
-        self.scorer.score(self._latents(count), self._texts(count), timestep=0)
+    def _score(self, count: int, timestep: int) -> None:
+        self.scorer.score(self._latents(count), self._texts(count), timestep)
 
     def _score_with_gradient(self, count: int) -> None:
-        self.scorer.score_with_gradient(self._latents(count), self._texts(count), timestep=0)
+        self.scorer.score_with_gradient(self._latents(count), self._texts(count), A_TIME)
 
     def _learn(self, count: int) -> None:
         self.policy.forward(self._latents(count), 0, self._texts(count)).sum().backward()

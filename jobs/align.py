@@ -100,8 +100,8 @@ def resume_settings(folder: str) -> tuple[RunSettings, str]:
         settings = load_settings(Path(config))
         if not is_object_storage(settings.output_dir):
             return settings, location
-        folder = Path(location).resolve()
-        output_dir, name = str(folder.parent), folder.name
+        here = Path(location).resolve()
+        output_dir, name = str(here.parent), here.name
     return settings.model_copy(update={"output_dir": output_dir, "name": name}), location
 
 
@@ -235,7 +235,7 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_summary(summary: dict, run_directory: Path, location: str, report: str) -> None:
+def print_summary(summary: dict[str, Any], run_directory: Path, location: str, report: str) -> None:
     """The held-out table and where things lie."""
     minutes = (summary["train_seconds"] + summary["evaluation_seconds"]) / 60
     print(

@@ -85,6 +85,7 @@ def test_the_resolved_configuration_and_the_environment_are_kept(run_folder, min
     environment = json.loads((run_folder / "environment.json").read_text())
     assert environment["packages"]["ray"] == ray.__version__
     assert environment["cluster"]["mode"] == "started" and environment["cluster"]["nodes"] == 1
+    assert environment["cpus"] >= 1 and {"commit", "modified_files"} <= environment["git"].keys()
     assert environment["truncated_prompts"] == 0
     stated = json.loads((run_folder / "prompts.json").read_text())
     train = (run_folder / stated["train"]["file"]).read_text().splitlines()

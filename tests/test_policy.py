@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
 from policies import make_policy
 from settings import miniature_settings
 from torch import Tensor
@@ -214,6 +215,11 @@ def test_the_traced_network_follows_the_adapter_on_and_off(
     for predict in ("predict", "predict_reference", "predict"):
         found, expected = (getattr(one, predict)(latents(0), 1, PROMPTS) for one in (policy, moved))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_attention_is_scaled_dot_product_attention(moved: Policy) -> None:
+    assert {type(one) for one in moved.unet.attn_processors.values()} == {AttnProcessor2_0}
+    assert moved.text_encoder.config._attn_implementation == "sdpa"
 
 
 def test_blocks_narrow_the_adapter(miniature_model: Path) -> None:

@@ -56,7 +56,9 @@ def pipeline_card(quality: dict[str, Any]) -> str:
         "A small latent diffusion model that draws scenes of coloured shapes from prompts, as a diffusers "
         "`StableDiffusionPipeline` with Stable Diffusion v1.5's schedule. It is good but not perfect on purpose: the "
         "model to be aligned. Sample with a guidance scale of "
-        f"{quality['guidance_scale']:g}, {quality['sampling_steps']} DDIM steps and eta {quality['eta']:g}."
+        f"{quality['guidance_scale']:g}, {quality['sampling_steps']} DDIM steps and eta {quality['eta']:g}, as the "
+        "measurements below do; `configs/demo.yaml` samples without classifier-free guidance, where fewer prompts are "
+        "followed."
         "\n\n![Samples](samples.png)\n\nThe samples are first draws, not chosen; prompts in reading order:\n\n"
         + "\n".join(f"{number}. {prompt}" for number, prompt in enumerate(quality["grid_prompts"], 1))
     )
