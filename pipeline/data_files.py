@@ -62,9 +62,10 @@ def locate_data(source: str) -> DataFiles:
     paths = tuple(path for path in found if Path(path).suffix.lower() in FORMATS)
     # save_to_disk writes JSON beside the rows, which describes them.
     if any(path.endswith(".arrow") for path in found) and all(path.endswith(".json") for path in paths):
+        folder = str(Path(source).parent) if Path(source).is_file() else source
         raise ValueError(
             f"{source!r} holds .arrow files, as Dataset.save_to_disk writes them; write them anew, once, by "
-            f'`datasets.load_from_disk({source!r}).to_parquet("data.parquet")`, of one split, and give data.parquet'
+            f'`datasets.load_from_disk({folder!r}).to_parquet("data.parquet")`, of one split, and give data.parquet'
         )
     if not paths:
         raise ValueError(f"{source!r} holds no file that ends in {', '.join(FORMATS)}; give one, or a folder of them")

@@ -114,8 +114,9 @@ def test_places_without_data_are_refused(tmp_path: Path) -> None:
 def test_a_folder_of_save_to_disk_is_refused_with_the_way_to_parquet(tmp_path: Path) -> None:
     for name in ("data-00000-of-00001.arrow", "dataset_info.json", "state.json"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(ValueError, match=r"holds \.arrow files.*`datasets\.load_from_disk\('.*'\)\.to_parquet\("):
-        locate_data(str(tmp_path))
+    for source in (tmp_path, tmp_path / "data-00000-of-00001.arrow"):
+        with pytest.raises(ValueError, match=rf"load_from_disk\('{tmp_path}'\)\.to_parquet\("):
+            locate_data(str(source))
 
 
 @pytest.mark.parametrize(("name", "text"), [("a.csv", "prompt\na fox\n"), ("a.json", '[{"prompt": "a fox"}]')])
