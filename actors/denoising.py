@@ -122,7 +122,7 @@ class Denoiser(Sampler):
 
 
 class LoraSampler(Sampler):
-    """A base model with any LoRA that diffusers loads."""
+    """A base model with any LoRA that `read_lora` reads."""
 
     policy: LoraPolicy
 

@@ -73,7 +73,7 @@ class DrawingWorker:
 
 
 class LoraWorker(DrawingWorker):
-    """Draws with any LoRA that diffusers loads; the weights of a ticket are a `LoraFile` as one buffer."""
+    """Draws with any LoRA that `read_lora` reads; the weights of a ticket are a `LoraFile` as one buffer."""
 
     def __init__(self, settings: AdapterEvaluationSettings) -> None:
         """Load the base model."""

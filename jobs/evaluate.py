@@ -21,7 +21,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         required=True,
         action="append",
         metavar="[NAME=]DIR",
-        help="a LoRA that diffusers loads: directory, .safetensors file or hub id; again for more of them",
+        help="a LoRA in safetensors that diffusers loads: directory, file or hub id; again for more of them",
     )
     parser.add_argument("--prompts", required=True, metavar="SOURCE", help="animals, demo, a text file or a data set")
     parser.add_argument("--prompt-column", metavar="NAME", help="the column of a data set that holds the prompts")

@@ -53,12 +53,20 @@ def locate_data(source: str) -> DataFiles:
     """Find the files of a file, directory, glob, hub id or hf:// path; none is read.
 
     Raises:
-        ValueError: there are none, they are of several formats or of none that is known, or the hub cannot be reached.
+        ValueError: there are none, they are of several formats or of none that is known, or the hub cannot be reached;
+            what to give instead.
     """
     on_hub = source.startswith(HUB) or is_hub_id(source)
     filesystem = HfFileSystem() if on_hub else None
     found = _hub_files(source, filesystem) if filesystem else _local_files(source)
     paths = tuple(path for path in found if Path(path).suffix.lower() in FORMATS)
+    # save_to_disk writes JSON beside the rows, which describes them.
+    if any(path.endswith(".arrow") for path in found) and all(path.endswith(".json") for path in paths):
+        folder = str(Path(source).parent) if Path(source).is_file() else source
+        raise ValueError(
+            f"{source!r} holds .arrow files, as Dataset.save_to_disk writes them; write them anew, once, by "
+            f'`datasets.load_from_disk({folder!r}).to_parquet("data.parquet")`, of one split, and give data.parquet'
+        )
     if not paths:
         raise ValueError(f"{source!r} holds no file that ends in {', '.join(FORMATS)}; give one, or a folder of them")
     formats = sorted({FORMATS[Path(path).suffix.lower()] for path in paths})

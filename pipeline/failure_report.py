@@ -17,7 +17,7 @@ LOSSES = {
 
 ADVICE = {
     "RewardError": "look at what the message names; NaN mostly comes from damaged weights (reward.path) or from half "
-    "precision (model.dtype), and a server that does not answer has its own log",
+    "precision (model.dtype), and a server that does not answer, or not with scores, has its own log",
     "NonFiniteGradientError": "the settings that the message names need a new run, for a run is resumed as it was",
     "StaleRecordsError": "this is a fault of the program: report it, with the details",
     "StorageError": "make room, or bring back the storage that the message names",

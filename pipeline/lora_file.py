@@ -1,4 +1,4 @@
-"""Any LoRA that diffusers loads, read by diffusers, and as one buffer for the way to the workers."""
+"""Any LoRA in safetensors that diffusers loads, read by diffusers, and as one buffer for the way to the workers."""
 
 import json
 import re
@@ -60,7 +60,7 @@ class LoraFile:
 
 
 def read_lora(path: str) -> LoraFile:
-    """Read a directory, a safetensors file or a hub id: diffusers', kohya's or peft's names.
+    """Read a directory, a safetensors file, or `HUB_FILE` of a hub id: diffusers', kohya's or peft's names.
 
     Raises:
         ValueError: nothing is there, it is no safetensors file, or no LoRA.

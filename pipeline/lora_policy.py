@@ -1,4 +1,4 @@
-"""A base model that holds any LoRA that diffusers loads, one after another: what an evaluation draws with."""
+"""A base model that holds any LoRA that `read_lora` reads, one after another: what an evaluation draws with."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

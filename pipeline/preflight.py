@@ -21,6 +21,7 @@ from pipeline.config import RewardSettings, RunSettings
 from pipeline.data_files import locate_data, require_text_column
 from pipeline.decoder import check_step_decoder
 from pipeline.evaluation.embedder import first_embedder
+from pipeline.faults import Faults
 from pipeline.method_settings import PairMethodSettings
 from pipeline.preference_pairs import check_pair_columns, locate_pairs
 from pipeline.prompt_sets import PromptSets, split_prompts
@@ -207,8 +208,19 @@ def check_rewards(settings: RunSettings) -> None:
     """Refuse rewards that cannot do what is asked of them.
 
     Raises:
-        ValueError: an unknown name, missing weights, guidance by a reward without gradients, training on a judge.
+        ValueError: an unknown name, missing weights, guidance by a reward without gradients, training on a judge; a
+            line for each fault.
     """
+    faults = Faults()
+    with faults.noted():
+        _check_trained_rewards(settings)
+    for reward in (*settings.rewards, *settings.evaluation.rewards):
+        with faults.noted():
+            reward_class(reward.name).check_path(reward.path)
+    faults.raise_any()
+
+
+def _check_trained_rewards(settings: RunSettings) -> None:
     trained = [reward_class(reward.name) for reward in settings.rewards]
     for kind in trained:
         if kind.held_out_only:
@@ -222,8 +234,6 @@ def check_rewards(settings: RunSettings) -> None:
             f"method.guidance needs a differentiable reward, and {names} {'is' if len(trained) == 1 else 'are'} not; "
             "remove method.guidance (TailorPO without guidance) or choose another reward"
         )
-    for reward in (*settings.rewards, *settings.evaluation.rewards):
-        reward_class(reward.name).check_path(reward.path)
 
 
 def own_modules(settings: RunSettings) -> list[Path]:

@@ -45,10 +45,14 @@ a disk:
     hf download google-bert/bert-base-uncased tokenizer.json tokenizer_config.json vocab.txt
     hf download SPO-Diffusion-Models/Step-Aware_Preference_Models sd-v1-5_step-aware_preference_model.bin
 
-`reward.path` takes another hub id, or a directory or file of that disk. What the weights of a reward do not bring, a
-tokenizer or the CLIP they build on, is taken from the same directory where it lies there, and from the hub otherwise: a
-directory with everything in it needs no hub. Files are looked for before the first actor starts, and the message names
-the one that is missing. Reward actors load them, so on a cluster every node they run on must see the path.
+`reward.path` takes another hub id, or a directory or file of that disk: of `hpsv2`, `hpsv2.1`, `aesthetic`,
+`image_reward` and `spo_step_aware` a file of weights under any name, of `clip`, `clip_score` and `pickscore` the one
+that transformers loads from its directory (`model.safetensors` or `pytorch_model.bin`, or the index of either).
+`scene_judge` takes a directory alone, `http` a URL. What the weights of a reward do not bring, a tokenizer or the CLIP
+they build on, is taken from the same directory where it lies there, and from the hub otherwise: a directory with
+everything in it needs no hub. Files are looked for before the first actor starts, and the message names all that are
+missing, with the command that fetches each. Reward actors load them, so on a cluster every node they run on must see
+the path.
 
 Images stay tensors on the way to the network, since guidance needs the gradient; PIL, with which the reference scorers
 resize, has none. The docstrings of `pipeline/rewards/clip_preprocessing.py` give the difference, and tests hold it.

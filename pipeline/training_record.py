@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.config import RewardSettings, RunSettings, SamplingSettings
 from pipeline.prompt_settings import PromptSource
 from pipeline.rewards import reward_class
+from pipeline.rewards.checkpoint_files import directory_of
 
 TRAINING_FILE = "training.json"
 
@@ -21,7 +22,11 @@ class TrainedReward(BaseModel):
 
     def is_same(self, other: RewardSettings) -> bool:
         """Whether `other` scores images as this one does; a path that is written differently, or not, is the same."""
-        return self.name == other.name and _place(self.name, self.path) == _place(other.name, other.path)
+        if self.name != other.name:
+            return False
+        here, there = _place(self.name, self.path), _place(other.name, other.path)
+        # A file of weights may stand for the directory it lies in.
+        return there in (here, _folder(here)) or here == _folder(there)
 
 
 class TrainingRecord(BaseModel):
@@ -72,3 +77,7 @@ def _place(name: str, path: str | None) -> str | None:
     if path is None:
         return reward_class(name).default_path
     return str(Path(path).resolve()) if Path(path).exists() else path
+
+
+def _folder(place: str | None) -> str | None:
+    return None if place is None else directory_of(place)

@@ -5,9 +5,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import HfFileSystem
 
-from pipeline.data_files import columns_of, locate_data, parse_json, require_columns
+from pipeline.data_files import (
+    FORMATS,
+    DataFiles,
+    columns_of,
+    locate_data,
+    parse_json,
+    require_columns,
+    require_text_column,
+)
 
 
 def write_parquet(path: Path, **columns: list) -> Path:
@@ -100,6 +109,25 @@ def test_places_without_data_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("prompt\na fox\n")
     with pytest.raises(ValueError, match=r"several formats \(CSV, Parquet\); choose those of one by a pattern such as"):
         locate_data(str(tmp_path))
+
+
+def test_a_folder_of_save_to_disk_is_refused_with_the_way_to_parquet(tmp_path: Path) -> None:
+    for name in ("data-00000-of-00001.arrow", "dataset_info.json", "state.json"):
+        (tmp_path / name).write_text("{}")
+    for source in (tmp_path, tmp_path / "data-00000-of-00001.arrow"):
+        with pytest.raises(ValueError, match=rf"load_from_disk\('{tmp_path}'\)\.to_parquet\("):
+            locate_data(str(source))
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.csv", "prompt\na fox\n"), ("a.json", '[{"prompt": "a fox"}]')])
+def test_columns_are_read_through_a_file_system_like_the_hubs(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    write_parquet(tmp_path / "a.parquet", prompt=["a fox"])
+    for path, format_name in ((tmp_path / name, FORMATS[Path(name).suffix]), (tmp_path / "a.parquet", "Parquet")):
+        files = DataFiles("owner/name", format_name, (str(path),), LocalFileSystem())
+        require_text_column(files, "prompt", "prompts.train.column")
+        with pytest.raises(ValueError, match=r"has no column text; its columns are prompt; set prompts.train.column"):
+            require_text_column(files, "text", "prompts.train.column")
 
 
 def test_splits_of_a_data_set_on_the_hub_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,10 @@ def test_judge_is_held_out_and_refuses_foreign_prompts_and_sizes(judge: SceneJud
 
 
 def test_judge_path_is_checked_early(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"config\.json is missing"):
+    with pytest.raises(ValueError, match=r"config\.json and model\.safetensors are missing"):
+        SceneJudge.check_path(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=r": config\.json is missing; name a directory that holds it"):
         SceneJudge.check_path(str(tmp_path))
     with pytest.raises(ValueError, match=r"needs reward\.path"):
         SceneJudge.check_path(None)

@@ -63,7 +63,7 @@ def test_one_prompt_has_an_interval_over_its_images():
 
 def test_sets_of_other_images_are_refused():
     base, aligned = drawn_images(np.zeros(2), ["a", "b"]), drawn_images(np.zeros(3), ["a", "b", "a"])
-    with pytest.raises(ValueError, match="2 images of the base model and 3 of the aligned one do not pair up"):
+    with pytest.raises(ValueError, match="2 images of the base model and 3 of the aligned one do not pair up: draw"):
         compare_drawn(base, aligned, ["clip"], [], 0)
 
 
@@ -71,7 +71,7 @@ def test_a_batch_that_came_back_incomplete_is_refused():
     whole = drawn_images(np.zeros(2), ["a", "b"])
     parts = {name: getattr(whole, name) for name in ("scores", "aspects", "statistics", "embeddings", "images")}
     short = ImageMeasures(**parts | {"images": whole.images[:1], "scores": whole.scores[:1]})
-    with pytest.raises(ValueError, match="a batch of 2 prompts came back with 1 scores, 1 images"):
+    with pytest.raises(ValueError, match="a batch of 2 prompts came back with 1 scores, 1 images: a reward must"):
         join_measures([short], [["a", "b"]], [np.zeros(2, np.float32)])
     joined = join_measures([ImageMeasures(**parts)] * 2, [["a", "b"], ["c", "d"]], [np.zeros(2, np.float32)] * 2)
     assert joined.prompts == ("a", "b", "c", "d") and joined.images.shape == (4, 8, 8, 3)

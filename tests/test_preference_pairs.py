@@ -94,3 +94,23 @@ def test_a_file_without_the_columns_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds CSV files; pairs of images are read as Parquet"):
         check_pair_columns(locate_data(str(tmp_path)))
     check_pair_columns(locate_data(str(write_pairs(tmp_path / "b.parquet", [pair(1)]))))
+
+
+@pytest.mark.parametrize("inside", [pa.binary(), pa.large_binary()])
+def test_image_columns_of_the_hub_hold_bytes_beside_a_path(tmp_path: Path, inside: pa.DataType) -> None:
+    image = pa.struct([("bytes", inside), ("path", pa.string())])
+    schema = pa.schema([("caption", pa.string()), ("jpg_0", image), ("jpg_1", image), ("label_0", pa.float64())])
+    row = pair(1)
+    row |= {name: {"bytes": row[name], "path": None} for name in ("jpg_0", "jpg_1")}
+    pq.write_table(pa.Table.from_pylist([row], schema), tmp_path / "a.parquet")
+    check_pair_columns(locate_data(str(tmp_path)))
+
+
+@pytest.mark.parametrize("fields", [[("path", pa.string())], [("bytes", pa.string()), ("path", pa.string())]])
+def test_structs_without_bytes_are_refused(tmp_path: Path, fields: list[tuple[str, pa.DataType]]) -> None:
+    image = {name: "a" for name, _ in fields}
+    schema = pa.schema([("caption", pa.string()), ("jpg_0", pa.struct(fields)), ("jpg_1", pa.struct(fields))])
+    table = pa.Table.from_pylist([{"caption": "a fox", "jpg_0": image, "jpg_1": image}], schema)
+    pq.write_table(table.append_column("label_0", pa.array([1.0])), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"column jpg_0 of .* holds struct<.*, not the bytes of encoded images"):
+        check_pair_columns(locate_data(str(tmp_path)))

@@ -178,6 +178,23 @@ def test_a_reward_that_cannot_do_what_it_should_is_refused(
         check_run(miniature_settings(miniature_model, **sections))
 
 
+def test_every_fault_of_every_reward_is_named_once(miniature_model: Path, tmp_path: Path) -> None:
+    clip = {"name": "clip", "path": str(tmp_path)}
+    settings = miniature_settings(
+        miniature_model,
+        reward=[*JPEGS, {"name": "scene_judge", "path": str(tmp_path)}, clip],
+        evaluation={"rewards": [clip, {"name": "nothing"}]},
+    )
+    with pytest.raises(ValueError, match="'scene_judge' is the held-out judge") as caught:
+        check_rewards(settings)
+    lines = str(caught.value).splitlines()
+    assert lines[1].startswith("no scene judge in ")
+    files = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
+    assert all(line.startswith(f"reward 'clip' needs {name}") for line, name in zip(lines[2:6], files, strict=True))
+    assert lines[6].startswith("unknown reward 'nothing'")
+    assert len(lines) == 7
+
+
 def test_a_judge_is_not_trained_on(
     miniature_model: Path, miniature_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,19 @@ def test_each_file_that_is_missing_is_named(checkpoint: Path, tmp_path: Path) ->
         ClipReward.check_path(str(tmp_path))
 
 
+def test_all_files_that_are_missing_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs config\.json") as caught:
+        ClipReward.check_path(str(tmp_path))
+    lines = str(caught.value).splitlines()
+    assert [line.split(",")[0].removeprefix("reward 'clip' needs ").split(" ")[0] for line in lines] == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "preprocessor_config.json",
+    ]
+    assert all(line.endswith("; docs/rewards.md says which checkpoint does") for line in lines)
+
+
 def test_a_tokenizer_that_knows_no_words_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         (tmp_path / name).write_bytes((checkpoint / name).read_bytes())

@@ -94,6 +94,53 @@ def test_weights_that_cannot_be_had_are_named_with_the_way_to_get_them(name: str
     assert "reward.path" in message
 
 
+@pytest.mark.parametrize("kind", [ClipReward, ClipScore, PickScore])
+def test_a_file_of_weights_stands_for_its_directory(kind: type[ClipReward], checkpoint: Path, tmp_path: Path) -> None:
+    images = smooth_images(2, SIDE, SIDE)
+    file, directory = (
+        kind.load(str(path), CPU, torch.float32) for path in (checkpoint / "model.safetensors", checkpoint)
+    )
+    assert torch.equal(file.score(images, PROMPTS[:2]), directory.score(images, PROMPTS[:2]))
+    (tmp_path / "mine.safetensors").touch()
+    with pytest.raises(ValueError, match=r"mine.safetensors' is a file, .* call it one of model.safetensors, "):
+        kind.check_path(str(tmp_path / "mine.safetensors"))
+    (tmp_path / "pytorch_model.bin").touch()
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=r"transformers loads model.safetensors instead: move one of them"):
+        kind.check_path(str(tmp_path / "pytorch_model.bin"))
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        (
+            "clip_score",
+            [f"openai/clip-vit-large-patch14 {name}" for name in ("config.json", "model.safetensors", "tokenizer.json")]
+            + ["openai/clip-vit-large-patch14 preprocessor_config.json"],
+        ),
+        ("pickscore", [f"yuvalkirstain/PickScore_v1 {name}" for name in ("config.json", "model.safetensors")]),
+        ("hpsv2", ["xswu/HPSv2 HPS_v2_compressed.pt"]),
+        ("hpsv2.1", ["xswu/HPSv2 HPS_v2.1_compressed.pt"]),
+        ("aesthetic", ["trl-lib/ddpo-aesthetic-predictor aesthetic-model.pth"]),
+        ("image_reward", [f"THUDM/ImageReward {name}" for name in ("ImageReward.pt", "med_config.json")]),
+        (
+            "spo_step_aware",
+            ["SPO-Diffusion-Models/Step-Aware_Preference_Models sd-v1-5_step-aware_preference_model.bin"],
+        ),
+    ],
+)
+@pytest.mark.usefixtures("hub")
+def test_a_directory_that_lacks_files_is_told_how_to_fetch_each(name: str, commands: list[str], tmp_path: Path) -> None:
+    directory = tmp_path / "empty"
+    directory.mkdir()
+    with pytest.raises(ValueError, match=r"which the directory '.*' does not hold: fetch it by") as caught:
+        reward_class(name).check_path(str(directory))
+    lines = [line for line in str(caught.value).splitlines() if "does not hold" in line]
+    assert len(lines) == len(commands)
+    for line, command in zip(lines, commands, strict=True):
+        assert line.endswith(f"fetch it by `hf download {command} --local-dir {directory}`")
+
+
 @pytest.mark.parametrize(
     ("name", "tower"),
     [

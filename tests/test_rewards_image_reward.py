@@ -328,3 +328,24 @@ def test_the_hub_id_works_from_the_cache_and_names_what_it_lacks(
     put(tmp_path, TOKENIZER_HUB_ID, checkpoint / "vocab.txt")
     cached = load_reward("image_reward", HUB_ID, CPU, torch.float32)
     assert torch.equal(cached.score(images_of(3), PROMPTS), reward.score(images_of(3), PROMPTS))
+
+
+def test_a_file_of_weights_may_have_any_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reward: ImageReward
+) -> None:
+    directory, cache = tmp_path / "directory", tmp_path / "cache"
+    directory.mkdir()
+    file = directory / "mine.pt"
+    (copy_of(checkpoint, directory) / "ImageReward.pt").rename(file)
+    go_offline(monkeypatch, cache)
+    beside = load_reward("image_reward", str(file), CPU, torch.float32)
+    assert torch.equal(beside.score(images_of(3), PROMPTS), reward.score(images_of(3), PROMPTS))
+    for name in ("med_config.json", "vocab.txt"):
+        (directory / name).unlink()
+    with pytest.raises(ValueError, match=r"hf download THUDM/ImageReward med_config.json") as caught:
+        ImageReward.check_path(str(file))
+    assert "hf download google-bert/bert-base-uncased vocab.txt" in str(caught.value).splitlines()[1]
+    put(cache, HUB_ID, checkpoint / "med_config.json")
+    put(cache, TOKENIZER_HUB_ID, checkpoint / "vocab.txt")
+    published = load_reward("image_reward", str(file), CPU, torch.float32)
+    assert torch.equal(published.score(images_of(3), PROMPTS), reward.score(images_of(3), PROMPTS))

@@ -221,10 +221,11 @@ def test_an_answer_that_does_not_come_in_time_counts_as_a_failure(images: Tensor
 def test_an_answer_of_another_kind_stops_at_once(answer: Answer, message: str, images: Tensor) -> None:
     with (
         ScriptedServer(answer) as server,
-        pytest.raises(RewardError, match=f"^reward 'http': {server.url} answered with {message}"),
+        pytest.raises(RewardError, match=f"^reward 'http': {server.url} answered with {message}") as caught,
     ):
         ImpatientReward(server.url, CPU).score(images, PROMPTS)
     assert len(server.bodies) == 1
+    assert "HTTP" in message or str(caught.value).endswith("docs/own_rewards.md says what an answer is")
 
 
 def test_a_request_holds_the_pictures_and_the_prompts(images: Tensor) -> None:

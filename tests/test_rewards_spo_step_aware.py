@@ -330,3 +330,20 @@ def test_the_hub_id_works_from_the_cache_and_names_what_it_lacks(
         put(tmp_path, PROCESSOR_HUB_ID, checkpoint / name)
     cached = load_reward("spo_step_aware", HUB_ID, CPU, torch.float32)
     assert torch.equal(cached.score(images_of(3), PROMPTS), reward.score(images_of(3), PROMPTS))
+
+
+def test_a_file_of_weights_may_have_any_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reward: SpoStepAware
+) -> None:
+    directory, cache = tmp_path / "directory", tmp_path / "cache"
+    directory.mkdir()
+    for file in checkpoint.iterdir():
+        (directory / file.name.replace(WEIGHTS, "mine.bin")).write_bytes(file.read_bytes())
+    go_offline(monkeypatch, cache)
+    beside = load_reward("spo_step_aware", str(directory / "mine.bin"), CPU, torch.float32)
+    assert torch.equal(beside.score(images_of(3), PROMPTS), reward.score(images_of(3), PROMPTS))
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
+        (directory / name).unlink()
+    with pytest.raises(ValueError, match=rf"hf download {CONFIG_HUB_ID} config.json") as caught:
+        SpoStepAware.check_path(str(directory / "mine.bin"))
+    assert len(str(caught.value).splitlines()) == 3

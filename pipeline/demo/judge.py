@@ -68,9 +68,13 @@ def check_directory(path: Path) -> None:
     Raises:
         ValueError: the configuration or the weights are missing.
     """
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (path / name).is_file():
-            raise ValueError(f"no scene judge in {str(path)!r}: {name} is missing; name a directory that holds it")
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
+    if missing:
+        are, them = ("are", "them") if len(missing) > 1 else ("is", "it")
+        raise ValueError(
+            f"no scene judge in {str(path)!r}: {' and '.join(missing)} {are} missing; name a directory that holds "
+            f"{them}"
+        )
 
 
 def stated_attributes(prompts: Sequence[str]) -> Tensor:

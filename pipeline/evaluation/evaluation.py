@@ -72,6 +72,7 @@ def compare_drawn(
     if base.prompts != aligned.prompts:
         raise ValueError(
             f"{len(base.prompts)} images of the base model and {len(aligned.prompts)} of the aligned one do not pair up"
+            ": draw both from the same prompts in the same order"
         )
     groups = resampling_groups(base.groups)
     columns = {label: (base.scores[:, i], aligned.scores[:, i]) for i, label in enumerate(reward_labels)}

@@ -57,7 +57,11 @@ def join_measures(
         wrong = {name: count for name, count in found.items() if count != len(own_prompts)}
         if wrong:
             counts = ", ".join(f"{count} {name}" for name, count in wrong.items())
-            raise ValueError(f"a batch of {len(own_prompts)} prompts came back with {counts}")
+            raise ValueError(
+                f"a batch of {len(own_prompts)} prompts came back with {counts}: a reward must return a score, and a "
+                "row of aspects if it has some, for each image (docs/own_rewards.md); any other count is "
+                "a fault of the program, to be reported"
+            )
     joined = {
         field.name: np.concatenate([getattr(batch, field.name) for batch in batches]) for field in fields(batches[0])
     }

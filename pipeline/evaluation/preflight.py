@@ -8,6 +8,7 @@ from pipeline.data_files import locate_data, require_text_column
 from pipeline.decoder import check_step_decoder
 from pipeline.evaluation.embedder import embeds_images, first_embedder
 from pipeline.evaluation.settings import AdapterEvaluationSettings
+from pipeline.faults import Faults
 from pipeline.lora_file import read_lora
 from pipeline.lora_policy import check_lora_fits
 from pipeline.preflight import check_model, warn_of_long_prompts
@@ -87,8 +88,16 @@ def _prompts_at_hand(settings: AdapterEvaluationSettings) -> list[str]:
 
 
 def _check_rewards(settings: AdapterEvaluationSettings) -> None:
+    faults = Faults()
     for reward in settings.rewards:
-        reward_class(reward.name).check_path(reward.path)
+        with faults.noted():
+            reward_class(reward.name).check_path(reward.path)
+    with faults.noted():
+        _check_embedder(settings)
+    faults.raise_any()
+
+
+def _check_embedder(settings: AdapterEvaluationSettings) -> None:
     if settings.embedder is None and first_embedder(settings.rewards) is None:
         logger.warning("no reward has a CLIP, so diversity is not measured; name one by embedder.name and .path")
     if settings.embedder is not None:

@@ -19,7 +19,7 @@ class AdapterSettings(Settings):
     """An adapter that is compared with the base model."""
 
     path: str
-    """Directory, safetensors file or hub id of a LoRA that diffusers loads."""
+    """Directory, safetensors file or hub id of a LoRA that diffusers loads, pickled weights excepted."""
     name: str | None = None
     """What tables and folders call it; by default its folder, or the run it lies in."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel
 
+from pipeline.faults import Faults
 from pipeline.rewards.affine_head import AffineHead
 from pipeline.rewards.base import Reward
 from pipeline.rewards.checkpoint_files import (
@@ -75,12 +76,17 @@ class Aesthetic(Reward):
         super().check_path(path)
         source = cls.path_or_default(path)
         refuse_missing_path(source)
-        if not Path(source).is_file():
-            require_file(cls.name, source, _head_files(source))
         clip = cls._clip(source)
-        check_clip_model(cls.name, clip)
-        require_file(cls.name, clip, (PREPROCESSOR_FILE,))
-        load_preprocessing(clip)
+        faults = Faults()
+        if not Path(source).is_file():
+            with faults.noted():
+                require_file(cls.name, source, _head_files(source), cls.default_path)
+        with faults.noted():
+            check_clip_model(cls.name, clip, cls.clip_path)
+        with faults.noted():
+            require_file(cls.name, clip, (PREPROCESSOR_FILE,), cls.clip_path)
+            load_preprocessing(clip)
+        faults.raise_any()
 
     @classmethod
     def load(cls, path: str | None, device: torch.device, dtype: torch.dtype) -> Self:

@@ -32,8 +32,11 @@ def find_file(source: str, names: tuple[str, ...]) -> str | None:
         return None
 
 
-def require_file(reward: str, source: str, names: tuple[str, ...]) -> str:
+def require_file(reward: str, source: str, names: tuple[str, ...], hub_id: str | None = None) -> str:
     """`find_file`, for a file that `reward` cannot do without.
+
+    Args:
+        hub_id: where the first of `names` is published, for a directory that lacks it; None where nobody can know.
 
     Raises:
         ValueError: none of `names` is there; the message says how to get one.
@@ -43,10 +46,10 @@ def require_file(reward: str, source: str, names: tuple[str, ...]) -> str:
         return found
     missing = " or ".join(names)
     if Path(source).is_dir():
-        raise ValueError(
-            f"reward {reward!r} needs {missing}, which the directory {source!r} does not hold; docs/rewards.md says "
-            "which checkpoint does"
-        )
+        advice = "; docs/rewards.md says which checkpoint does"
+        if hub_id is not None:
+            advice = f": fetch it by `hf download {hub_id} {names[0]} --local-dir {source}`"
+        raise ValueError(f"reward {reward!r} needs {missing}, which the directory {source!r} does not hold{advice}")
     raise ValueError(
         f"reward {reward!r} needs {missing} of {source!r}, which is no directory, not in the cache of the hub, and "
         f"cannot be had from the hub now: run `hf download {source} {names[0]}` where the hub can be reached, copy "
@@ -68,6 +71,23 @@ def refuse_missing_path(path: str) -> None:
 def directory_of(path: str) -> str:
     """The directory that a file of this machine lies in; a directory or hub id as it is."""
     return str(Path(path).parent) if Path(path).is_file() else path
+
+
+def directory_of_weights(path: str) -> str:
+    """`directory_of`, for a file that `from_pretrained` is to load, which takes directories alone.
+
+    Raises:
+        ValueError: it would load another file of that directory, or none; what to do about it.
+    """
+    place = Path(path)
+    if place.is_file():
+        loaded = next((name for name in MODEL_WEIGHTS if (place.parent / name).is_file()), None)
+        if loaded != place.name:
+            fault = f"in its directory transformers loads {loaded} instead: move one of them to another directory"
+            if loaded is None:
+                fault = f"transformers loads no file of that name: call it one of {', '.join(MODEL_WEIGHTS)}"
+            raise ValueError(f"reward.path {path!r} is a file, and {fault}")
+    return directory_of(path)
 
 
 def local_file(source: str, name: str) -> Path:

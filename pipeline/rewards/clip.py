@@ -12,8 +12,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoConfig, CLIPModel, CLIPTokenizer
 
+from pipeline.faults import Faults
 from pipeline.rewards.base import Reward
-from pipeline.rewards.checkpoint_files import MODEL_WEIGHTS, directory_of, refuse_missing_path, require_file
+from pipeline.rewards.checkpoint_files import (
+    MODEL_WEIGHTS,
+    directory_of,
+    directory_of_weights,
+    refuse_missing_path,
+    require_file,
+)
 from pipeline.rewards.clip_preprocessing import Preprocessing, load_preprocessing
 
 CACHED_PROMPTS = 65_536
@@ -72,13 +79,18 @@ class ClipReward(Reward):
                 preprocessing cannot follow.
         """
         super().check_path(path)
-        source = cls.path_or_default(path)
+        source = cls.checkpoint(path)
         refuse_missing_path(source)
-        cls.check_weights(source)
         processor = cls.processor(source)
-        require_file(cls.name, processor, TOKENIZER_FILES)
-        load_tokenizer(processor)
-        cls.check_preprocessing(processor)
+        faults = Faults()
+        with faults.noted():
+            cls.check_weights(source)
+        with faults.noted():
+            require_file(cls.name, processor, TOKENIZER_FILES, cls.processor_path or cls.default_path)
+            load_tokenizer(processor)
+        with faults.noted():
+            cls.check_preprocessing(processor)
+        faults.raise_any()
 
     @classmethod
     def load(cls, path: str | None, device: torch.device, dtype: torch.dtype) -> Self:
@@ -88,10 +100,19 @@ class ClipReward(Reward):
             ValueError: ``path`` is no CLIP checkpoint, or a part of it is missing.
         """
         cls.check_path(path)
-        source = cls.path_or_default(path)
+        source = cls.checkpoint(path)
         processor = cls.processor(source)
         model = cls.load_model(source, dtype)
         return cls(model.to(device), load_tokenizer(processor), cls.load_preprocessing(processor, model))
+
+    @classmethod
+    def checkpoint(cls, path: str | None) -> str:
+        """What is loaded, a directory or hub id: a file of weights stands for the directory it lies in.
+
+        Raises:
+            ValueError: transformers would load another file of that directory, or none.
+        """
+        return directory_of_weights(cls.path_or_default(path))
 
     @classmethod
     def check_weights(cls, source: str) -> None:
@@ -100,7 +121,7 @@ class ClipReward(Reward):
         Raises:
             ValueError: config.json or the weights are missing, or are those of another kind of model.
         """
-        check_clip_model(cls.name, source)
+        check_clip_model(cls.name, source, cls.default_path)
 
     @classmethod
     def check_preprocessing(cls, processor: str) -> None:
@@ -109,7 +130,7 @@ class ClipReward(Reward):
         Raises:
             ValueError: which file or setting it is.
         """
-        require_file(cls.name, processor, (PREPROCESSOR_FILE,))
+        require_file(cls.name, processor, (PREPROCESSOR_FILE,), cls.processor_path or cls.default_path)
         load_preprocessing(processor)
 
     @classmethod
@@ -170,20 +191,31 @@ class ClipReward(Reward):
         return unit_vectors(features)[0]
 
 
-def check_clip_model(reward: str, source: str) -> None:
+def check_clip_model(reward: str, source: str, hub_id: str | None = None) -> None:
     """Refuse a directory or hub id that is no CLIP model for ``reward``; reads its config.json alone.
+
+    Args:
+        hub_id: where such a model is published, for a directory that lacks a part of it.
 
     Raises:
         ValueError: config.json or the weights are missing, or are those of another kind of model.
     """
-    require_file(reward, source, ("config.json",))
+    faults = Faults()
+    with faults.noted():
+        require_file(reward, source, ("config.json",), hub_id)
+        _check_model_type(source)
+    with faults.noted():
+        require_file(reward, source, MODEL_WEIGHTS, hub_id)
+    faults.raise_any()
+
+
+def _check_model_type(source: str) -> None:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"reward.path {source!r} is no CLIP checkpoint: {error}") from error
     if config.model_type != "clip":
         raise ValueError(f"reward.path {source!r} holds a model of type {config.model_type!r}; the reward needs 'clip'")
-    require_file(reward, source, MODEL_WEIGHTS)
 
 
 def load_clip_model(source: str, dtype: torch.dtype) -> CLIPModel:

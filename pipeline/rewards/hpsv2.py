@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPModel
 
 from pipeline.rewards.checkpoint_files import find_file, local_file, read_state_dict, require_file
-from pipeline.rewards.clip import ClipReward
+from pipeline.rewards.clip import ClipReward, check_clip_model
 from pipeline.rewards.clip_preprocessing import PaddedPreprocessing
 from pipeline.rewards.open_clip_checkpoint import load_open_clip
 from pipeline.rewards.pickscore import CLIP_H
@@ -37,6 +37,11 @@ class HPSv2(ClipReward):
     scale: float = 1.0
 
     @classmethod
+    def checkpoint(cls, path: str | None) -> str:
+        """What is loaded: the published file, or a directory or hub id."""
+        return cls.path_or_default(path)
+
+    @classmethod
     def check_weights(cls, source: str) -> None:
         """Refuse what holds neither the published file nor a CLIPModel, and the file of another version.
 
@@ -49,9 +54,9 @@ class HPSv2(ClipReward):
         if Path(source).is_file():
             return
         if find_file(source, (cls.weights_file, "config.json")) == "config.json":
-            super().check_weights(source)
+            check_clip_model(cls.name, source)  # nobody publishes one where the reward's own file is
         else:
-            require_file(cls.name, source, (cls.weights_file,))
+            require_file(cls.name, source, (cls.weights_file,), cls.default_path)
 
     @classmethod
     def load_model(cls, source: str, dtype: torch.dtype) -> CLIPModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 from transformers import BertTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from pipeline.faults import Faults
 from pipeline.rewards.base import Reward
-from pipeline.rewards.checkpoint_files import local_file
+from pipeline.rewards.checkpoint_files import local_file, refuse_missing_path
 from pipeline.rewards.clip_preprocessing import ClipPreprocessing
 from pipeline.rewards.image_reward_network import ImageRewardNetwork, load_network
-from pipeline.rewards.published_files import place_of, require_weights
+from pipeline.rewards.published_files import place_of, require_weights, weights_of
 
 HUB_ID = "THUDM/ImageReward"
 WEIGHTS, MED_CONFIG = "ImageReward.pt", "med_config.json"
@@ -31,6 +33,10 @@ CACHED_PROMPTS = 65_536
 
 class ImageReward(Reward):
     """(raw score - mean) / standard deviation: about N(0, 1) over the pictures of many models, hence scale 1.
+
+    ``path`` is a directory or hub id with the two files that ImageReward publishes, or a file of its weights, whatever
+    it is called; med_config.json then comes from the same directory where it lies there, and otherwise from the hub, as
+    the tokenizer does.
 
     The text tower attends to the image in every layer, so nothing of the text but its tokens can be kept from one
     call to the next. The prompt keeps BERT's [CLS] as first token, as in the authors' scoring code (BLIP's own
@@ -67,20 +73,26 @@ class ImageReward(Reward):
 
     @classmethod
     def check_path(cls, path: str | None) -> None:
-        """Refuse a directory or hub id without ImageReward.pt or med_config.json, or without a tokenizer anywhere.
+        """Refuse a path without the weights, or a configuration or a tokenizer that is nowhere.
 
         Raises:
             ValueError: what is missing, and the command that fetches it. The weights are not read.
         """
         super().check_path(path)
         source = path or HUB_ID
-        for name in (WEIGHTS, MED_CONFIG):
-            require_weights(cls.name, source, name, HUB_ID)
-        place_of(cls.name, source, TOKENIZER_FILES, TOKENIZER_HUB_ID)
+        refuse_missing_path(source)
+        faults = Faults()
+        with faults.noted():
+            require_weights(cls.name, source, WEIGHTS, HUB_ID)
+        with faults.noted():
+            require_weights(cls.name, cls._config_place(source), MED_CONFIG, HUB_ID)
+        with faults.noted():
+            place_of(cls.name, source, TOKENIZER_FILES, TOKENIZER_HUB_ID)
+        faults.raise_any()
 
     @classmethod
     def load(cls, path: str | None, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load the checkpoint of a directory or hub id; its towers run in ``dtype``.
+        """Load the checkpoint of a file, directory or hub id; its towers run in ``dtype``.
 
         The tokenizer is BERT's: that of the directory if it holds one, else the hub's.
 
@@ -89,9 +101,14 @@ class ImageReward(Reward):
         """
         cls.check_path(path)
         source = path or HUB_ID
-        weights, med_config = (local_file(source, name) for name in (WEIGHTS, MED_CONFIG))
+        weights, med_config = weights_of(source, WEIGHTS), local_file(cls._config_place(source), MED_CONFIG)
         tokenizer = load_tokenizer(place_of(cls.name, source, TOKENIZER_FILES, TOKENIZER_HUB_ID))
         return cls(load_network(weights, med_config, dtype).to(device), tokenizer)
+
+    @classmethod
+    def _config_place(cls, source: str) -> str:
+        """Where med_config.json is: a directory or hub id has its own, a file has it beside it or is as published."""
+        return place_of(cls.name, source, (MED_CONFIG,), HUB_ID) if Path(source).is_file() else source
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score ``images`` (B, 3, H, W) in [0, 1] against ``prompts`` (B). Returns (B,) float32, differentiable."""

@@ -7,32 +7,37 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pipeline.rewards.checkpoint_files import refuse_missing_path, require_file
+from pipeline.rewards.checkpoint_files import directory_of, local_file, require_file
 
 
 def require_weights(reward: str, source: str, name: str, hub_id: str) -> None:
-    """Refuse a directory or hub id ``source`` without the file ``name``; nothing is downloaded.
+    """Refuse a directory or hub id ``source`` without the file ``name``; any file is taken. Nothing is downloaded.
 
     Raises:
         ValueError: the file is missing; the message names the command that fetches it from ``hub_id``.
     """
-    refuse_missing_path(source)
-    if Path(source).is_dir() and not (Path(source) / name).is_file():
-        raise ValueError(
-            f"reward {reward!r} needs {name}, which the directory {source!r} does not hold: fetch it by "
-            f"`hf download {hub_id} {name} --local-dir {source}`"
-        )
-    require_file(reward, source, (name,))
+    if not Path(source).is_file():
+        require_file(reward, source, (name,), hub_id)
+
+
+def weights_of(source: str, name: str) -> Path:
+    """Where the weights lie: ``source`` itself where that is a file, else ``name`` of the directory or hub id.
+
+    Raises:
+        OSError: as `local_file`.
+    """
+    return Path(source) if Path(source).is_file() else local_file(source, name)
 
 
 def place_of(reward: str, source: str, names: tuple[str, ...], hub_id: str) -> str:
-    """Where one of the files ``names`` is found: the directory ``source`` if it has one of them, else ``hub_id``.
+    """Where one of the files ``names`` is found: the directory of ``source`` if it has one of them, else ``hub_id``.
 
     Raises:
         ValueError: neither has any; the message names the command that fetches one.
     """
-    if any((Path(source) / name).is_file() for name in names):
-        return source
+    directory = directory_of(source)
+    if any((Path(directory) / name).is_file() for name in names):
+        return directory
     require_file(reward, hub_id, names)
     return hub_id
 

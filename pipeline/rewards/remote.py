@@ -96,7 +96,9 @@ class HttpReward(Reward):
         try:
             scores = unpack_scores(body, len(prompts))
         except ValueError as error:
-            raise RewardError(f"reward {self.name!r}: {self.url} answered with {error}") from error
+            raise RewardError(
+                f"reward {self.name!r}: {self.url} answered with {error}; docs/own_rewards.md says what an answer is"
+            ) from error
         return torch.from_numpy(scores).to(self.device)
 
     def _post(self, request: bytes) -> bytes:

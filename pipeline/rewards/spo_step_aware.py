@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import CLIPConfig
 
+from pipeline.faults import Faults
 from pipeline.rewards.base import StepAwareReward
-from pipeline.rewards.checkpoint_files import local_file, read_state_dict
+from pipeline.rewards.checkpoint_files import read_state_dict, refuse_missing_path
 from pipeline.rewards.clip import ClipReward, in_precision, load_tokenizer, unit_vectors
 from pipeline.rewards.clip_preprocessing import ClipPreprocessing, load_preprocessing
-from pipeline.rewards.published_files import load_exactly, place_of, require_weights
+from pipeline.rewards.published_files import load_exactly, place_of, require_weights, weights_of
 from pipeline.rewards.step_aware_clip import StepAwareClip
 
 HUB_ID, WEIGHTS = "SPO-Diffusion-Models/Step-Aware_Preference_Models", "sd-v1-5_step-aware_preference_model.bin"
@@ -29,9 +30,9 @@ TOKENIZER_FILES, PREPROCESSOR_FILES = ("tokenizer.json", "vocab.json"), ("prepro
 class SpoStepAware(StepAwareReward, ClipReward):
     """exp(logit_scale) * cos(embedding of image and time, text embedding); made for Stable Diffusion 1.5.
 
-    ``path`` is a directory or hub id with the file that SPO publishes. Configuration, preprocessing and tokenizer come
-    from the same directory where they lie there, and otherwise from PickScore and the CLIP it started from. The
-    declared scale is 1, as that of PickScore: the score is a logit.
+    ``path`` is a directory or hub id with the file that SPO publishes, or a file of weights, whatever it is called.
+    Configuration, preprocessing and tokenizer come from the same directory where they lie there, and otherwise from
+    PickScore and the CLIP it started from. The declared scale is 1, as that of PickScore: the score is a logit.
     """
 
     name: ClassVar[str] = "spo_step_aware"
@@ -51,14 +52,21 @@ class SpoStepAware(StepAwareReward, ClipReward):
         """
         super(ClipReward, cls).check_path(path)  # a plain CLIP has its weights under other names
         source = path or HUB_ID
-        require_weights(cls.name, source, WEIGHTS, HUB_ID)
-        place_of(cls.name, source, CONFIG_FILES, CONFIG_HUB_ID)
-        load_tokenizer(place_of(cls.name, source, TOKENIZER_FILES, PROCESSOR_HUB_ID))
-        load_preprocessing(place_of(cls.name, source, PREPROCESSOR_FILES, PROCESSOR_HUB_ID))
+        refuse_missing_path(source)
+        faults = Faults()
+        with faults.noted():
+            require_weights(cls.name, source, WEIGHTS, HUB_ID)
+        with faults.noted():
+            place_of(cls.name, source, CONFIG_FILES, CONFIG_HUB_ID)
+        with faults.noted():
+            load_tokenizer(place_of(cls.name, source, TOKENIZER_FILES, PROCESSOR_HUB_ID))
+        with faults.noted():
+            load_preprocessing(place_of(cls.name, source, PREPROCESSOR_FILES, PROCESSOR_HUB_ID))
+        faults.raise_any()
 
     @classmethod
     def load(cls, path: str | None, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load the checkpoint of a directory or hub id; its towers run in ``dtype``.
+        """Load the checkpoint of a file, directory or hub id; its towers run in ``dtype``.
 
         Raises:
             ValueError: a file is missing, damaged, or not what it should be.
@@ -66,7 +74,7 @@ class SpoStepAware(StepAwareReward, ClipReward):
         cls.check_path(path)
         source = path or HUB_ID
         config = CLIPConfig.from_pretrained(place_of(cls.name, source, CONFIG_FILES, CONFIG_HUB_ID))
-        model = load_model(config, local_file(source, WEIGHTS), dtype)
+        model = load_model(config, weights_of(source, WEIGHTS), dtype)
         tokenizer = load_tokenizer(place_of(cls.name, source, TOKENIZER_FILES, PROCESSOR_HUB_ID))
         preprocessing = load_preprocessing(place_of(cls.name, source, PREPROCESSOR_FILES, PROCESSOR_HUB_ID))
         return cls(model.to(device), tokenizer, PlainPreprocessing(**vars(preprocessing)))
