@@ -112,7 +112,7 @@ def test_a_stopped_run_ends_with_a_checkpoint_and_the_line_that_resumes(stopped_
     job, folder = stopped_run
     assert job.exit_code == 130
     announced, stopped = job.stderr.splitlines()
-    assert announced.startswith("SIGINT: the iteration in progress has 600 s to end with a checkpoint")
+    assert announced.startswith("SIGINT: the work in progress has 600 s to end, an iteration with a checkpoint")
     assert stopped == (
         "stopped by SIGINT, with a checkpoint of all that was done; continue with: "
         f"python jobs/align.py --resume {folder}"
