@@ -68,6 +68,17 @@ def test_the_time_of_a_grid_is_told_apart_and_told_once(config, drawn):
     assert publisher.take_drawing_seconds() == 0
 
 
+def test_a_policy_that_was_lost_with_the_store_is_published_again_and_that_is_told(config, drawn, caplog):
+    publisher = Publisher(config, leads=True)
+    publisher.publish(policy(3), 3)
+    publisher.publish_again_if_lost()
+    assert caplog.messages == [], "nothing was lost yet"
+    ray.kill(config.store, no_restart=False)
+    publisher.publish_again_if_lost()
+    assert ray.get(config.store.current.remote()).version == 3
+    assert caplog.messages == ["the weight store was lost; policy version 3 was published again"]
+
+
 def test_the_other_workers_publish_and_draw_nothing(config, drawn):
     publisher = Publisher(config, leads=False)
     publisher.publish(policy(0), 0)
