@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from eventually import wait_until
 from settings import miniature_settings
 
 from actors import publishing
@@ -74,6 +75,7 @@ def test_a_policy_that_was_lost_with_the_store_is_published_again_and_that_is_to
     publisher.publish_again_if_lost()
     assert caplog.messages == [], "nothing was lost yet"
     ray.kill(config.store, no_restart=False)
+    wait_until(lambda: ray.get(config.store.versions.remote()) == [])  # the old one lives for a moment
     publisher.publish_again_if_lost()
     assert ray.get(config.store.current.remote()).version == 3
     assert caplog.messages == ["the weight store was lost; policy version 3 was published again"]
