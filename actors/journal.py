@@ -115,7 +115,7 @@ class Journal:
         one had answered but for the return, and writes the iteration once all the same.
         """
         if self._trackers is None:
-            self._open(metrics["iteration"])
+            self._take_over(metrics["iteration"])
         assert self._trackers is not None, "begin() opens them"
         if self._history and self._history[-1]["iteration"] >= metrics["iteration"]:
             return  # the answer was lost on its way, and Ray asked again
@@ -125,6 +125,21 @@ class Journal:
         self._prometheus.iteration_ended(metrics)
         self._push()
         logger.info("the iteration is done", extra={"iteration": metrics["iteration"]})
+
+    def _take_over(self, iteration: int) -> None:
+        """Go on for a journal that the learner had begun with, and whose process died."""
+        self._open(iteration)
+        written = self._time_of_newest_checkpoint()
+        if written is not None:
+            self._prometheus.checkpoint_written(written)
+        logger.warning("the journal was lost; another one goes on", extra={"iteration": iteration})
+
+    def _time_of_newest_checkpoint(self) -> float | None:
+        """It is written as soon as the iteration before it is recorded."""
+        store = checkpoints_of_run(self._settings, self.directory)
+        names = self.patience.keep_trying(f"list {store.location}", store.names)
+        times = {_file_stem(metrics["iteration"] + 1): metrics.get("time") for metrics in self._history}
+        return times.get(names[-1]) if names else None
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""

@@ -106,9 +106,9 @@ class RunMetrics:
         finite = {name: value for name, value in told.items() if math.isfinite(value)}
         self._set({ITERATIONS: metrics["iteration"] + 1} | finite)
 
-    def checkpoint_written(self) -> None:
-        """A checkpoint lies in the run folder now."""
-        self._set({CHECKPOINT_TIME: time.time()})
+    def checkpoint_written(self, when: float | None = None) -> None:
+        """A checkpoint was written, just now unless it is said when, in seconds since 1970."""
+        self._set({CHECKPOINT_TIME: time.time() if when is None else when})
 
     def end(self) -> None:
         """Repeat nothing any more."""

@@ -1,6 +1,7 @@
 """Worker 0 of the learner publishes policies and has sample grids drawn; the other workers have no part in it."""
 
 import asyncio
+import logging
 import time
 
 import ray
@@ -8,6 +9,8 @@ import ray
 from actors.imaging import draw_images
 from actors.training import TrainLoopConfig
 from pipeline.rollout_policy import RolloutPolicy
+
+logger = logging.getLogger(__name__)
 
 
 class Publisher:
@@ -37,7 +40,9 @@ class Publisher:
     def publish_again_if_lost(self) -> None:
         """Hand the newest policy over once more to a store that was lost and started anew."""
         if self._published is not None and not ray.get(self._config.store.versions.remote()):
-            self._hand_over(*self._published)
+            policy, iteration = self._published
+            self._hand_over(policy, iteration)
+            logger.warning("the weight store was lost; policy version %d was published again", policy.version)
 
     def publish_result(self, policy: RolloutPolicy, iterations: int) -> None:
         """Make `policy` the current one, and draw its grid, after all `iterations`."""

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the iteration in progress may end with a checkpoint; a second signal waits for nothing."""
+"""SIGTERM and Ctrl-C: the work in progress may come to a good end; a second signal waits for nothing."""
 
 import signal
 import threading
@@ -9,6 +9,9 @@ from typing import TypeVar
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
+
+# Between two times that the same request is made: an actor that Ray has started anew knows of none.
+REPEAT_SECONDS = 1.0
 
 Result = TypeVar("Result")
 
@@ -34,7 +37,7 @@ class StopRequest:
         self._lock = threading.Lock()
 
     def make(self, signal_number: int) -> None:
-        """Ask, and tell everybody who listens."""
+        """Ask, and tell everybody who listens; the same request may be made again."""
         with self._lock:
             self.signal_number = signal_number
             listeners = list(self._listeners)
@@ -42,7 +45,7 @@ class StopRequest:
             listener()
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Call `listener` once the request is made, at once if it was made already."""
+        """Call `listener` each time the request is made, at once if it was made already."""
         with self._lock:
             self._listeners.append(listener)
             made = self.signal_number is not None
@@ -64,7 +67,8 @@ def work_until_stopped(
 ) -> Result:
     """Return what `work` returns; call it from the main thread, to which Python brings signals.
 
-    The work goes on in a thread of its own. After a signal it has `grace_seconds` to come to a good end.
+    The work goes on in a thread of its own. After a signal it has `grace_seconds` to come to a good end, and is asked
+    for it again and again.
 
     Raises:
         RunStoppedError: a signal came, and the work ended for it, or its time was over, or another signal came.
@@ -75,19 +79,22 @@ def work_until_stopped(
     previous = {number: signal.signal(number, lambda number, _: received.append(number)) for number in SIGNALS}
     threading.Thread(target=_fulfil, args=(future, work, stop), daemon=True).start()
     try:
-        deadline = float("inf")
+        deadline = next_request = float("inf")
         while not wait([future], timeout=POLL_SECONDS).done:
             if received and stop.signal_number is None:
-                deadline = time.monotonic() + grace_seconds
+                next_request = time.monotonic()
+                deadline = next_request + grace_seconds
                 say(
-                    f"{name_of(received[0])}: the iteration in progress has {grace_seconds:g} s to end with a "
+                    f"{name_of(received[0])}: the work in progress has {grace_seconds:g} s to end, an iteration with a "
                     "checkpoint; a second signal stops at once"
                 )
+            if time.monotonic() >= next_request:
                 stop.make(received[0])
+                next_request = time.monotonic() + REPEAT_SECONDS
             if len(received) > 1 or time.monotonic() > deadline:
                 # What its threads meet from here on, while everything is taken from under them, is no news.
                 threading.excepthook = lambda _: None
-                raise RunStoppedError(received[0], "the iteration in progress was given up")
+                raise RunStoppedError(received[0], "the work in progress was given up")
         return future.result()
     finally:
         for number, handler in previous.items():

@@ -16,6 +16,7 @@ from pipeline.config_loading import load_settings
 ROOT = Path(__file__).resolve().parents[1]
 AWS, GCP = "cluster.yaml", "deploy/cluster-gcp.yaml"
 RAYJOB = "deploy/kuberay/rayjob.yaml"
+DESCRIPTIONS = (AWS, GCP, RAYJOB)
 
 Config = dict[str, Any]
 
@@ -37,6 +38,11 @@ def as_cluster(rayjob: Config) -> Config:
     return _derive_autoscaling_config_from_ray_cr(cluster)
 
 
+def read_any(name: str) -> Config:
+    """One of DESCRIPTIONS, as the autoscaler has it."""
+    return as_cluster(read_rayjob()[0]) if name == RAYJOB else read_cluster(name)
+
+
 def pinned_ray() -> str:
     """The version of Ray in constraints.txt."""
     (version,) = re.findall(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
@@ -44,10 +50,12 @@ def pinned_ray() -> str:
 
 
 def documented_command(name: str) -> str:
-    """The job that the head comment of a description submits, in one line."""
-    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n#", "")
-    command = re.search(r"python jobs/align\.py.*", text)
-    assert command is not None
+    """The job that a description or its head comment submits; of README, the one for an autoscaling cluster."""
+    if name == RAYJOB:
+        return str(read_rayjob()[0]["spec"]["entrypoint"])
+    text = re.sub(r"\\\n#?", "", (ROOT / name).read_text(encoding="utf-8"))
+    command = re.search(r"python jobs/align\.py.*output_dir=/mnt/runs.*", text)
+    assert command is not None, f"{name} submits no job"
     return command[0]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -76,14 +77,10 @@ def ray_head(num_cpus: int) -> Iterator[RayHead]:
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
     environment |= {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]]),
-        "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
-        # As cluster.yaml and the image have it.
-        "RAY_JOB_STOP_WAIT_TIME_S": "120",
-        "RAY_num_workers_soft_limit": "64",
     }
+    environment |= documented_variables()
     command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}"]
     command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
@@ -99,6 +96,14 @@ def ray_head(num_cpus: int) -> Iterator[RayHead]:
         finally:
             end(process)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def documented_variables() -> dict[str, str]:
+    """Ray's variables where README starts the head: those of the lines down to `ray start --head` in that block."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"^    export RAY_.*\n(?:    .*\n)*?    .*ray start --head$", readme, re.MULTILINE)
+    assert block is not None, "README starts no head"
+    return dict(re.findall(r"\b(RAY_\w+)=(\S+)", block[0]))
 
 
 def wait_until_it_answers(head: RayHead, process: subprocess.Popen[bytes], log: Path) -> None:

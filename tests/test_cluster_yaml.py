@@ -14,18 +14,17 @@ import pytest
 import ray.autoscaler
 from cluster_files import (
     AWS,
+    DESCRIPTIONS,
     GCP,
-    RAYJOB,
     ROOT,
     Config,
-    as_cluster,
     demands_of,
     documented_command,
     nodes_at_maximum,
     nodes_started_for,
     pinned_ray,
+    read_any,
     read_cluster,
-    read_rayjob,
     settings_of_command,
 )
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -36,6 +35,10 @@ from pipeline.config_loading import load_settings
 
 # Tasks that read data sets run beside the workers.
 CPUS_OF_THE_PLAN = WorkerRequest("plan", 2, {"CPU": 1})
+
+BASE = "configs/base/sd15.yaml"
+WHOLE_RUNS = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if not path.stem.startswith("compare_")]
+RECIPES = [path for path in WHOLE_RUNS if path.stem.startswith("sd15_")]
 
 
 @pytest.fixture(params=[AWS, GCP])
@@ -84,6 +87,8 @@ def exposure_faults(config: Config) -> list[str]:
         faults.append("dashboard not on the loopback address")
     if "--env RAY_AUTH_MODE=token" not in config["docker"]["run_options"]:
         faults.append("no token asked for")
+    if "--env RAY_USAGE_STATS_ENABLED=0" not in config["docker"]["run_options"]:
+        faults.append("usage reported to Ray's makers")
     return faults
 
 
@@ -165,6 +170,7 @@ ROLLOUT = ("available_node_types", "rollout")
         (partial(put, {}, *ROLLOUT, "node_config"), "rollout: network left to Ray"),
         (partial(put, ["ray start --dashboard-host=0.0.0.0"], "head_start_ray_commands"), "dashboard not on"),
         (partial(put, [], "docker", "run_options"), "no token asked for"),
+        (partial(put, [], "docker", "run_options"), "usage reported to Ray's makers"),
     ],
 )
 def test_each_fault_is_found(config: Config, damage: Callable[..., None], fault: str) -> None:
@@ -208,27 +214,48 @@ def test_set_up_needs_only_what_is_mounted(config: Config) -> None:
     assert all(path.is_file() for path in local)
 
 
-@pytest.mark.parametrize("name", [AWS, GCP])
-def test_documented_command_starts_the_intended_nodes(name: str) -> None:
-    config, demands = read_cluster(name), demands_of(settings_of_command(documented_command(name)))
+@pytest.mark.parametrize("documented", [AWS, GCP, "README.md"])
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_documented_command_starts_the_intended_nodes(name: str, documented: str) -> None:
+    config, demands = read_any(name), demands_of(settings_of_command(documented_command(documented)))
     for role, demand in demands.items():
         assert nodes_started_for(config, demand) == {role: len(demand)}
     together = [demand for role in demands.values() for demand in role]
     assert nodes_started_for(config, together) == {role: len(demand) for role, demand in demands.items()}
 
 
-@pytest.mark.parametrize("name", [AWS, GCP, RAYJOB])
-@pytest.mark.parametrize(
-    "path",
-    [path for path in sorted((ROOT / "configs").glob("*.yaml")) if not path.stem.startswith("compare_")],
-    ids=lambda path: path.stem,
-)
+def test_the_documented_commands_choose_nodes_by_the_same_settings() -> None:
+    chosen = {tuple(cpu_counts(documented_command(name))) for name in (*DESCRIPTIONS, "README.md")}
+    assert len(chosen) == 1 and chosen == {tuple(cpu_counts((ROOT / BASE).read_text(encoding="utf-8")))}
+
+
+def cpu_counts(text: str) -> list[str]:
+    """The overrides of a command that choose nodes."""
+    return re.findall(r"\b\w+\.num_cpus=\d+", text)
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+@pytest.mark.parametrize("path", WHOLE_RUNS, ids=lambda path: path.stem)
 def test_every_shipped_run_fits_as_it_stands(name: str, path: Path) -> None:
-    """Each worker has a node type that holds it, and all of them that a run may ever ask for have room at once."""
-    config = as_cluster(read_rayjob()[0]) if name == RAYJOB else read_cluster(name)
-    settings = load_settings(path)
+    """Each worker has a node type that holds it, and all of them that a run may ever ask for have room at once.
+
+    It is not the type of its role: without the CPU counts of the documented commands a learner goes to a spot node.
+    """
+    config, settings = read_any(name), load_settings(path)
     assert fits([*most_worker_requests(settings), CPUS_OF_THE_PLAN], nodes_at_maximum(config))
-    nodes_started_for(config, [demand for role in demands_of(settings).values() for demand in role])
+    demands = demands_of(settings)
+    assert [nodes_started_for(config, demands[role]).keys() for role in ("learner", "reward")] == [{"reward"}] * 2
+    assert nodes_started_for(config, demands["rollout"]).keys() <= {"reward", "rollout"}
+    nodes_started_for(config, [demand for role in demands.values() for demand in role])
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_starts_the_intended_nodes_with_the_documented_settings(name: str, path: Path) -> None:
+    config, demands = read_any(name), demands_of(load_settings(path, cpu_counts(documented_command(name))))
+    assert {role: set(nodes_started_for(config, demand)) for role, demand in demands.items()} == {
+        role: {role} for role in demands
+    }
 
 
 def test_a_shell_reads_every_start_command(config: Config) -> None:

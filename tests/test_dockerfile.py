@@ -1,5 +1,6 @@
 """The Dockerfile and what goes into its image, as far as that is seen without building it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -46,6 +47,29 @@ def test_everything_that_a_job_needs_is_copied_and_nothing_else_gets_near() -> N
     assert floors and floors | {"configs", "models"} <= {path.rstrip("/") for path in copied()}
 
 
+def test_a_job_finds_all_that_it_needs_in_what_is_copied(tmp_path: Path) -> None:
+    """As in the image, where nothing else of the repository lies and PYTHONPATH is the folder of the code."""
+    _, *rules = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    left_out = shutil.ignore_patterns(*(rule.removeprefix("**/") for rule in rules if rule.startswith("**/")))
+    for path in copied():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / path).is_dir():
+            shutil.copytree(ROOT / path, tmp_path / path, ignore=left_out)
+        else:
+            shutil.copy(ROOT / path, tmp_path / path)
+    command = [sys.executable, "jobs/align.py", "--config", "configs/demo.yaml", "--dry-run"]
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "arithmetic:" in run.stdout
+
+
 def test_the_versions_are_the_pinned_ones_and_no_secret_is_asked_for() -> None:
     runs = [arguments for word, arguments in instructions() if word == "RUN"]
     assert [run for run in runs if "pip" in run] == ["pip install --no-cache-dir --no-input -c constraints.txt ."]
@@ -56,9 +80,11 @@ def test_the_versions_are_the_pinned_ones_and_no_secret_is_asked_for() -> None:
         "RAY_AUTH_MODE",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
         "RAY_JOB_STOP_WAIT_TIME_S",
+        "RAY_USAGE_STATS_ENABLED",
         "RAY_num_workers_soft_limit",
     }
     assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 def test_packages_are_installed_before_the_code_that_changes_more_often() -> None:

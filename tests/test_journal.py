@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from ray.util.metrics import Gauge
 from settings import miniature_settings
 
 from actors.journal import Journal
@@ -55,6 +56,18 @@ def test_a_journal_in_place_of_a_dead_one_goes_on_and_writes_every_iteration_onc
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [iteration_metrics(iteration) for iteration in range(3)]
     assert [metrics["iteration"] for metrics in another.made_since(0)] == [1, 2]
+
+
+def test_a_journal_in_place_of_a_dead_one_says_so_and_shows_the_last_checkpoint(journal, tmp_path, monkeypatch, caplog):
+    for iteration in range(3):
+        journal.record(iteration_metrics(iteration) | {"time": 100.0 + iteration})
+    checkpoints_of_run(SETTINGS, tmp_path).save(2, {"position.json": b"2"})
+    another = Journal(str(tmp_path), SETTINGS)
+    shown: dict[str, float] = {}
+    monkeypatch.setattr(Gauge, "set", lambda gauge, value: shown.update({gauge.info["name"]: value}))
+    another.record(iteration_metrics(3))
+    assert shown["tailorpo_last_checkpoint_timestamp_seconds"] == 101.0
+    assert caplog.messages.count("the journal was lost; another one goes on") == 1
 
 
 def test_a_resumed_run_replaces_what_its_checkpoint_does_not_hold(journal, tmp_path):

@@ -153,4 +153,4 @@ def test_no_container_runs_as_root_and_no_secret_is_written_down(job: Config) ->
     for role, pod in pods.items():
         assert pod["spec"]["securityContext"]["runAsNonRoot"], role
         assert pod["spec"].get("automountServiceAccountToken", role == "head") is (role == "head")
-        assert "env" not in pod["spec"]["containers"][0]
+        assert pod["spec"]["containers"][0]["env"] == [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from eventually import wait_until
 from settings import miniature_settings
 
 from actors import publishing
@@ -66,6 +67,18 @@ def test_the_time_of_a_grid_is_told_apart_and_told_once(config, drawn):
     assert DRAWING_SECONDS <= publisher.take_drawing_seconds() <= time.monotonic() - started
     publisher.publish(policy(1), 1)
     assert publisher.take_drawing_seconds() == 0
+
+
+def test_a_policy_that_was_lost_with_the_store_is_published_again_and_that_is_told(config, drawn, caplog):
+    publisher = Publisher(config, leads=True)
+    publisher.publish(policy(3), 3)
+    publisher.publish_again_if_lost()
+    assert caplog.messages == [], "nothing was lost yet"
+    ray.kill(config.store, no_restart=False)
+    wait_until(lambda: ray.get(config.store.versions.remote()) == [])  # the old one lives for a moment
+    publisher.publish_again_if_lost()
+    assert ray.get(config.store.current.remote()).version == 3
+    assert caplog.messages == ["the weight store was lost; policy version 3 was published again"]
 
 
 def test_the_other_workers_publish_and_draw_nothing(config, drawn):

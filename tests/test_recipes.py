@@ -9,6 +9,7 @@ import torch
 import yaml
 from clip_checkpoints import OfflineHub
 from in_process import load_policy, roll_out
+from ray_head import documented_variables
 from sd15_hub import fill_hub
 from sd15_miniature import miniature_components, published_components
 
@@ -74,6 +75,7 @@ def test_a_recipe_has_the_settings_of_the_paper(path: Path) -> None:
     assert (guidance is not None) == path.stem.endswith("_guided")
     assert guidance is None or (guidance.eta_min, guidance.eta_max, guidance.delta) == (0.1, 0.2, 0.5)
     assert settings.prompts.train == settings.prompts.held_out == "animals"
+    assert 60 < settings.checkpoint.grace_seconds < int(documented_variables()["RAY_JOB_STOP_WAIT_TIME_S"])
     held_out = {reward.name for reward in settings.evaluation.rewards}
     assert held_out and held_out.isdisjoint({reward.name for reward in settings.rewards})
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from job_runs import ITERATIONS, FinishedJob, RunningJob, run_align, write_run_config
+from job_runs import ITERATIONS, PLANTED_SECRETS, FinishedJob, RunningJob, run_align, write_run_config
 from safetensors.torch import load_file
+from secret_search import assert_no_secret_shows, files_left_behind
 from transformers import CLIPModel
 
 pytest_plugins = ["model_fixtures", "job_fixtures"]
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 def poisoned_run(
     miniature_model: Path, miniature_clip: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[FinishedJob, Path]:
-    """A run whose reward is NaN: what it printed, and its folder."""
+    """A run whose reward is NaN, with secrets in its environment: what it printed, and its folder."""
     directory = tmp_path_factory.mktemp("poisoned")
     clip = directory / "clip"
     shutil.copytree(miniature_clip, clip)
@@ -30,7 +31,8 @@ def poisoned_run(
     with torch.no_grad():
         model.logit_scale.fill_(torch.nan)
     model.save_pretrained(clip)
-    return run_align("--config", write_run_config(directory, miniature_model, clip)), directory / "guided"
+    config = write_run_config(directory, miniature_model, clip)
+    return run_align("--config", config, variables=PLANTED_SECRETS), directory / "guided"
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +110,25 @@ def test_a_poisoned_run_leaves_its_folder_and_no_half_iteration(poisoned_run):
     assert finished_iterations(folder) == [] and not (folder / "adapter").exists()
 
 
+def test_a_poisoned_run_shows_no_secret_of_its_environment(poisoned_run):
+    """Its failure is told in many places, and with the environments of several processes at hand."""
+    job, folder = poisoned_run
+    files = files_left_behind(folder, logs_of(job))
+    assert {"error.log", "log.jsonl", "environment.json"} <= {path.name for path in files}
+    assert any(path.name.startswith("worker-") for path in files)
+    assert_no_secret_shows(job, files)
+
+
+def logs_of(job: FinishedJob) -> Path:
+    """Ray's, as the report of a failure names them."""
+    return Path(job.stderr.strip().rpartition("; logs of every process: ")[2])
+
+
 def test_a_stopped_run_ends_with_a_checkpoint_and_the_line_that_resumes(stopped_run):
     job, folder = stopped_run
     assert job.exit_code == 130
     announced, stopped = job.stderr.splitlines()
-    assert announced.startswith("SIGINT: the iteration in progress has 600 s to end with a checkpoint")
+    assert announced.startswith("SIGINT: the work in progress has 600 s to end, an iteration with a checkpoint")
     assert stopped == (
         "stopped by SIGINT, with a checkpoint of all that was done; continue with: "
         f"python jobs/align.py --resume {folder}"

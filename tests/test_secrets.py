@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-from job_runs import PLANTED_SECRETS, FinishedJob
+from job_runs import FinishedJob
+from secret_search import assert_no_secret_shows, files_left_behind
 from settings import miniature_values
 
 from actors.failure import RunFailedError, explain_failure, note_failure
@@ -112,27 +112,17 @@ def test_what_a_failure_leaves_behind_is_redacted(tmp_path: Path, planted: str) 
     assert "ConnectionError: denied for ***" in kept and "hunter2" not in kept
 
 
-def contents(file: Path) -> bytes:
-    """What is written in a file, compressed tables unpacked."""
-    unpacked = str(pq.read_table(file).to_pydict()).encode() if file.suffix == ".parquet" else b""
-    return file.read_bytes() + unpacked
-
-
 @pytest.mark.slow
 def test_no_file_of_a_run_and_no_line_it_printed_shows_a_secret_of_its_environment(
     undisturbed_run: tuple[FinishedJob, Path],
 ) -> None:
     job, folder = undisturbed_run
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    # Those of Ray's own services and of every worker.
     logs = Path(json.loads((folder / "environment.json").read_text())["cluster"]["log_directory"])
-    files += [path for path in logs.rglob("*") if path.is_file()]
+    files = files_left_behind(folder, logs)
     assert any(path.name.startswith("worker-") for path in files)
     names = {path.name for path in files}
     assert {"config.yaml", "environment.json", "report.html", "metrics.jsonl", "training.json"} <= names
-    for secret in PLANTED_SECRETS.values():
-        assert [path for path in files if secret.encode() in contents(path)] == []
-        assert secret not in job.stdout + job.stderr
+    assert_no_secret_shows(job, files)
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from eventually import PATIENCE_S
+from eventually import PATIENCE_S, wait_until
 
 from jobs.quiet import resumable_by
+from pipeline import stopping
 from pipeline.stopping import RunStoppedError, StopRequest, work_until_stopped
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -55,7 +56,7 @@ def test_a_signal_lets_the_work_end_with_a_checkpoint(number):
     process.send_signal(number)
     output, _ = process.communicate(timeout=PATIENCE_S)
     announced, checkpoint, stopped = output.splitlines()
-    assert announced.startswith(f"{number.name}: the iteration in progress has 60 s to end")
+    assert announced.startswith(f"{number.name}: the work in progress has 60 s to end")
     assert checkpoint == "checkpoint"
     assert stopped == f"stopped by {number.name}, with a checkpoint of all that was done"
     assert process.returncode == 128 + number
@@ -69,7 +70,7 @@ def test_work_that_takes_too_long_is_given_up(second_signal):
     if second_signal:
         process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=PATIENCE_S)
-    assert output == "stopped by SIGTERM, the iteration in progress was given up\n"
+    assert output == "stopped by SIGTERM, the work in progress was given up\n"
     assert process.returncode == 143
 
 
@@ -91,6 +92,24 @@ def test_work_that_ends_by_itself_after_a_signal_is_no_failure():
         return "finished"
 
     assert work_until_stopped(work, 60.0, lambda _: None) == "finished"
+
+
+def test_a_request_is_made_again_until_the_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a listener that has forgotten the first one, as a journal that Ray started anew has."""
+    monkeypatch.setattr(stopping, "REPEAT_SECONDS", 0.01)
+    asked: list[None] = []
+
+    def work(stop: StopRequest) -> None:
+        stop.listen(lambda: asked.append(None))
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(lambda: len(asked) >= 3)
+        stop.raise_if_made()
+
+    with pytest.raises(RunStoppedError, match="stopped by SIGTERM, with a checkpoint"):
+        work_until_stopped(work, 600.0, lambda _: None)
+    requests = len(asked)
+    time.sleep(0.05)
+    assert len(asked) == requests, "it is asked for although the work has ended"
 
 
 def test_whoever_listens_late_hears_of_a_request_too():

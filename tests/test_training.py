@@ -18,6 +18,7 @@ from in_process import align_in_process, load_policy
 from numpy.typing import NDArray
 from settings import miniature_settings
 from torch import multiprocessing
+from whole_records import keys_expected, keys_found
 
 from actors.alignment import take_result
 from actors.crew import Crew, check_room
@@ -81,8 +82,8 @@ def test_the_actors_equal_one_process_bit_for_bit(settings, expected, finished):
     assert hashes(directory) == [checksum_of(adapter) for adapter in expected[1:]]
     assert np.array_equal(load_weights(ray.get(run.store.current.remote())), expected[-1])
     assert np.abs(expected[-1] - expected[0]).max() > 100 * ROUNDING, "nothing was learnt, so nothing was compared"
+    assert keys_found(directory) == keys_expected(settings)
     records = ray.data.read_parquet(str(directory / "records"))
-    assert records.count() == settings.iterations * settings.records_per_iteration
     assert records.take_batch(3)["winner"].shape == (3, *LATENT_SHAPE)
 
 
@@ -140,6 +141,7 @@ def test_two_learner_workers_equal_one_up_to_rounding(settings, expected, crew, 
     assert shares == [
         f"iteration_{iteration:06d}_worker_{rank:03d}.parquet" for iteration in range(3) for rank in range(2)
     ]
+    assert keys_found(tmp_path) == keys_expected(pair)
 
 
 def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings, expected, crew, tmp_path):
@@ -153,8 +155,7 @@ def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings,
     killer.join()
     assert killed == ["RolloutWorker", "RewardActor", "WeightStore", "Journal", "RayTrainWorker", "TrainController"]
     assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]
-    records = ray.data.read_parquet(str(tmp_path / "records"))
-    assert records.count() == settings.iterations * settings.records_per_iteration
+    assert keys_found(tmp_path) == keys_expected(settings)
     for fleet, before in zip((crew.rollout_fleet, crew.reward_fleet), lost_before, strict=True):
         wait_until(lambda fleet=fleet, before=before: ray.get(fleet.stats.remote()).lost == before + 1)
 

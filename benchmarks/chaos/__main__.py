@@ -1,6 +1,6 @@
 """Does a run end with the same adapter, whatever is killed meanwhile?
 
-    python -m benchmarks.chaos [--kills 14] [--seed 0] [section.key=value ...]
+    python -m benchmarks.chaos [--kills 16] [--seed 0] [section.key=value ...]
 
 Starts a cluster of one head and three worker nodes on this machine and runs a small alignment on it twice: undisturbed,
 and while a seeded schedule kills one part after another: a rollout worker, a reward actor, the weight store, the
