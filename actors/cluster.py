@@ -16,7 +16,11 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+logger = logging.getLogger(__name__)
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+QUIET: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
 
 # Data sets are read by tasks of a CPU each, which would wait for ever where actors, of other runs too, have them all.
 SPARE_CPUS = 2
@@ -24,6 +28,10 @@ SPARE_CPUS = 2
 # Ray ends idle processes where there are more than CPUs, actors counted. Those of an iteration's light tasks, which
 # take seconds to start, would be ended while the learner learns, and started anew for the next iteration.
 KEPT_PROCESSES = {"RAY_num_workers_soft_limit": "64"}
+
+# Ray gives its own processes half a minute to start, little on cores that others use too; this is how it puts it.
+START_ATTEMPTS = 3
+STARTED_TOO_SLOWLY = "timed out during startup"
 
 # What a cluster's nodes need not receive; .gitignore and .rayignore are honoured on top.
 UPLOAD_EXCLUDES = [".git", ".venv", "runs"]
@@ -83,19 +91,29 @@ def connect(cpus_asked: float = 0.0, *, own_modules: Sequence[Path] = ()) -> Clu
         )
     if ray.is_initialized():
         return _describe("already connected")
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address:
-        ray.init(runtime_env=_cluster_runtime_env(own_modules), **quiet)
+        ray.init(runtime_env=_cluster_runtime_env(own_modules), **QUIET)
         return _describe("joined")
     # Inherited by the workers; a runtime environment would cost each of them another process, and Ray its spare ones.
     os.environ.update(KEPT_PROCESSES | _worker_environment() | {"PYTHONPATH": _python_path()})
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(cpus_asked) + SPARE_CPUS),
-        include_dashboard=False,
-        **quiet,
-    )
+    start_ray(num_cpus=max(os.cpu_count() or 1, math.ceil(cpus_asked) + SPARE_CPUS))
     return _describe("started")
+
+
+def start_ray(**options: Any) -> None:
+    """Start Ray on this machine with `options` of `ray.init`, once more where it was too slow for itself.
+
+    Raises:
+        Exception: what Ray raises otherwise, or for the third time.
+    """
+    for attempts_left in reversed(range(START_ATTEMPTS)):
+        try:
+            ray.init(address="local", include_dashboard=False, **QUIET, **options)
+            return
+        except Exception as error:
+            if attempts_left == 0 or STARTED_TOO_SLOWLY not in str(error):
+                raise
+            logger.warning("Ray did not start in the time that it gives itself; it is started once more: %s", error)
 
 
 def refuse_fleeting_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The capacity check: exact packing, and what it knows of real fixed and autoscaling clusters."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,6 +27,7 @@ from actors.cluster import (
     connect,
     disconnect,
     refuse_fleeting_folder,
+    start_ray,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -178,6 +181,36 @@ def test_results_in_the_uploaded_copy_of_a_submitted_job_are_refused(tmp_path: P
     refuse_fleeting_folder(tmp_path / "runs" / "demo")
     with pytest.raises(ValueError, match=r"s3:/bucket/runs is no path; only jobs/align.py writes to object storage"):
         refuse_fleeting_folder(Path("s3://bucket/runs"))
+
+
+@pytest.mark.parametrize(("slow_starts", "starts"), [(0, 1), (2, 3), (3, 3)])
+def test_a_ray_that_is_too_slow_to_start_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, slow_starts: int, starts: int
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def init(**options: Any) -> None:
+        asked.append(options)
+        if len(asked) <= slow_starts:
+            raise Exception("The current node timed out during startup. This could happen because some of the raylet")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(Exception, match="timed out") if slow_starts == 3 else contextlib.nullcontext():
+        start_ray(num_cpus=2)
+    assert len(asked) == starts and all(options["address"] == "local" for options in asked)
+
+
+def test_a_ray_that_fails_otherwise_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def init(**options: Any) -> None:
+        asked.append(options)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(OSError, match="no space left"):
+        start_ray()
+    assert len(asked) == 1
 
 
 def test_a_ray_client_address_is_refused(monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ import psutil
 import pytest
 import ray
 
+from actors.cluster import start_ray
 from actors.fleet import start_fleet
 from actors.leasing import call_leased_sync
 
@@ -41,12 +42,8 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     threshold = (memory.total - memory.available + ROOM_BYTES) / memory.total
-    ray.init(
-        address="local",
+    start_ray(
         num_cpus=2,
-        include_dashboard=False,
-        logging_level="WARNING",
-        log_to_driver=False,
         object_store_memory=100 * 2**20,
         _system_config={"memory_usage_threshold": threshold, "memory_monitor_refresh_ms": 50},
     )
