@@ -29,8 +29,10 @@ SPARE_CPUS = 2
 # take seconds to start, would be ended while the learner learns, and started anew for the next iteration.
 KEPT_PROCESSES = {"RAY_num_workers_soft_limit": "64"}
 
-# Ray gives its own processes half a minute to start, little on cores that others use too; this is how it puts it.
+# Ray gives its own processes half a minute to start, little on cores that others use too.
 START_ATTEMPTS = 3
+
+# How Ray puts it, in an exception of no class of its own.
 STARTED_TOO_SLOWLY = "timed out during startup"
 
 # What a cluster's nodes need not receive; .gitignore and .rayignore are honoured on top.
@@ -101,7 +103,9 @@ def connect(cpus_asked: float = 0.0, *, own_modules: Sequence[Path] = ()) -> Clu
 
 
 def start_ray(**options: Any) -> None:
-    """Start Ray on this machine with `options` of `ray.init`, once more where it was too slow for itself.
+    """Start Ray on this machine with `options` of `ray.init`, and again where it was too slow for itself.
+
+    What an attempt in vain has started ends with this process.
 
     Raises:
         Exception: what Ray raises otherwise, or for the third time.
@@ -113,7 +117,7 @@ def start_ray(**options: Any) -> None:
         except Exception as error:
             if attempts_left == 0 or STARTED_TOO_SLOWLY not in str(error):
                 raise
-            logger.warning("Ray did not start in the time that it gives itself; it is started once more: %s", error)
+            logger.warning("Ray did not start in the time that it gives itself; it is started again: %s", error)
 
 
 def refuse_fleeting_folder(folder: Path) -> None:

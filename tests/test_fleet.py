@@ -258,6 +258,7 @@ def test_a_lease_is_back_before_its_caller_computes_on(start, caller, tmp_path):
     fleet = start(Worker)
     computing = caller.call_and_block.remote(fleet, tmp_path / "go")
     wait_until(lambda: (stats(fleet).calls, stats(fleet).leases) == (1, 0))
+    assert ray.wait([computing], timeout=0)[0] == [], "it computes until it is told to go on"
     (tmp_path / "go").touch()
     ray.get(computing)
 
