@@ -51,7 +51,7 @@ def test_a_sound_run_passes(miniature_model: Path, miniature_clip: Path) -> None
 
 def test_several_rewards_are_guided_by_those_that_can(miniature_model: Path, miniature_clip: Path) -> None:
     rewards = [{"name": "jpeg_compressibility"}, {"name": "clip", "path": str(miniature_clip)}]
-    check_rewards(miniature_settings(miniature_model, method={"guidance": {}}, reward=rewards))
+    assert check_run(miniature_settings(miniature_model, method={"guidance": {}}, reward=rewards)) == 0
 
 
 def test_no_weights_are_loaded(copied: Path) -> None:
