@@ -50,6 +50,10 @@ def stats_of(fleet: Any) -> FleetStats:
     return stats
 
 
+def nodes_alive() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 def main(model: Path, directory: Path) -> None:
     settings = settings_on(model)
     torch.set_num_threads(1)
@@ -67,9 +71,9 @@ def main(model: Path, directory: Path) -> None:
     killer.start()
     train(settings, read_inputs(settings), crew, directory)
     killer.join()
+    wait_until(lambda: nodes_alive() == 2)  # the control store may take longer to see it than the run to go on
     facts = {
-        "killed": len(killed),
-        "nodes_left": sum(node["Alive"] for node in ray.nodes()),
+        "killed": killed == [node["NodeID"] for node in ray.nodes() if not node["Alive"]],
         "lost": stats_of(crew.rollout_fleet).lost,
         "ready": stats_of(crew.rollout_fleet).ready,
         "expected": expected,
