@@ -5,8 +5,8 @@
 Starts a cluster of one head and three worker nodes on this machine and runs a small alignment on it twice: undisturbed,
 and while a seeded schedule kills one part after another: a rollout worker, a reward actor, the weight store, the
 journal, a learner worker, Ray Train's controller, a whole node, the driver (which is then resumed). Writes to
-results/chaos.json and results/chaos.md each kill, what the run's log says of it, the seconds it cost, and whether
-iterations, records and adapter are those of the undisturbed run.
+results/chaos.json and results/chaos.md each kill, what became of the iteration that it hit, what the run's log says of
+it, the seconds it cost, and whether iterations, records and adapter are those of the undisturbed run.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.chaos.cluster import LocalCluster
@@ -47,7 +49,8 @@ class Kill:
         iteration: the iteration that was under way.
         time: when, in seconds since 1970.
         seconds: until that iteration was done, from the end of the one before it.
-        outcome: what the run's log tells from the kill until then.
+        outcome: what became of the iteration, against the same one of the undisturbed run.
+        told: what the run's log says from the kill until then.
     """
 
     victim: str
@@ -55,6 +58,7 @@ class Kill:
     time: float
     seconds: float = float("nan")
     outcome: str = ""
+    told: str = ""
 
 
 def main() -> None:
@@ -105,15 +109,23 @@ def compare(calm: AlignJob, troubled: AlignJob, kills: list[Kill]) -> dict[str, 
     expected, found = calm.metrics(), troubled.metrics()
     undisturbed = median(late["time"] - early["time"] for early, late in itertools.pairwise(expected))
     times = {metrics["iteration"]: metrics["time"] for metrics in found}
+    records, calm_records = records_by_iteration(troubled), records_by_iteration(calm)
     log = troubled.log()
     for event in kills:
-        event.seconds = times[event.iteration] - times[event.iteration - 1]
-        event.outcome = told(log, event.time, times[event.iteration])
+        number = event.iteration
+        event.seconds = times[number] - times[number - 1]
+        event.told = told(log, event.time, times[number])
+        event.outcome = outcome(
+            once=[metrics["iteration"] for metrics in found].count(number) == 1,
+            same_records=records[number].equals(calm_records[number]),
+            same_adapter=found[number]["adapter_sha256"] == expected[number]["adapter_sha256"],
+        )
     return {
         "every_iteration_once": [m["iteration"] for m in found] == [m["iteration"] for m in expected],
         "same_adapter_after_every_iteration": [m["adapter_sha256"] for m in found]
         == [m["adapter_sha256"] for m in expected],
-        "same_records": record_keys(troubled) == record_keys(calm),
+        "same_records": records.keys() == calm_records.keys()
+        and all(records[number].equals(table) for number, table in calm_records.items()),
         "undisturbed_iteration_seconds": undisturbed,
         "kills": [asdict(event) | {"seconds_lost": event.seconds - undisturbed} for event in kills],
     }
@@ -130,23 +142,33 @@ def told(log: list[dict[str, Any]], begin: float, end: float) -> str:
     return "; ".join(dict.fromkeys(words)) or "nothing"
 
 
-def record_keys(job: AlignJob) -> list[tuple[int, int]]:
-    """(iteration, row) of every record that was kept, in order; twice what was recorded twice."""
-    keys = []
-    for path in sorted((job.run_directory / "records").iterdir()):
-        table = pq.read_table(path, columns=["iteration", "row"])
-        keys += list(zip(table["iteration"].to_pylist(), table["row"].to_pylist(), strict=True))
-    return sorted(keys)
+def outcome(*, once: bool, same_records: bool, same_adapter: bool) -> str:
+    """In words, what became of an iteration."""
+    return ", ".join(
+        [
+            "done once" if once else "NOT DONE ONCE",
+            "same records" if same_records else "OTHER RECORDS",
+            "same adapter" if same_adapter else "ANOTHER ADAPTER",
+        ]
+    )
+
+
+def records_by_iteration(job: AlignJob) -> dict[int, pa.Table]:
+    """All records that were kept, with every column, in the order of their rows; twice what was recorded twice."""
+    kept = pa.concat_tables(map(pq.read_table, sorted((job.run_directory / "records").iterdir()))).sort_by("row")
+    numbers = kept["iteration"].unique().to_pylist()
+    return {number: kept.filter(pc.field("iteration") == number).combine_chunks() for number in numbers}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
     """The table of kills, those of one iteration together."""
-    lines = ["| iteration | killed | what the log then says | seconds lost |", "| --- | --- | --- | --- |"]
+    lines = ["| iteration | killed | outcome | seconds lost | what the log says |", "| --- | --- | --- | --- | --- |"]
     for iteration, group in itertools.groupby(result["kills"], key=lambda event: event["iteration"]):
         events = list(group)
         victims = ", then ".join(event["victim"] for event in events)
-        outcomes = ", then ".join(event["outcome"] for event in events)
-        lines.append(f"| {iteration} | {victims} | {outcomes} | {events[0]['seconds_lost']:.1f} |")
+        log = ", then ".join(event["told"] for event in events)
+        first = events[0]
+        lines.append(f"| {iteration} | {victims} | {first['outcome']} | {first['seconds_lost']:.1f} | {log} |")
     lines += [
         "",
         f"An undisturbed iteration took {result['undisturbed_iteration_seconds']:.1f} s (median).",
