@@ -5,7 +5,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from pipeline.config_loading import dump_settings
 from pipeline.prompt_sets import PromptSets, load_prompt_sets
 from pipeline.run_lock import held_alone
 from pipeline.secrets import redact
+
+Say = Callable[[str], None]
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -128,14 +130,22 @@ def run(plan: Plan, resumes: bool) -> None:
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
     from actors.cluster import refuse_fleeting_folder
     from pipeline.comparison.reporting import write_comparison_report
+    from pipeline.comparison.stopwatch import Stopwatch
 
     refuse_fleeting_folder(plan.folder)
     with held_alone(plan.folder):
         if not resumes:
             # Another process may have begun it while this one waited.
             refuse_existing(plan.folder)
+        stopwatch = Stopwatch(plan.folder)
+
+        def note_and_say(text: str) -> None:
+            stopwatch.note()
+            say(text)
+
         with resumable_by(f"python jobs/compare.py --resume {shlex.quote(str(plan.folder))}"):
-            outcome = make_and_evaluate(plan, resumes)
+            outcome = make_and_evaluate(plan, resumes, note_and_say)
+        stopwatch.note()
         report = write_comparison_report(plan)
         error = closing_error(plan, outcome, report)
     if error is not None:
@@ -143,8 +153,11 @@ def run(plan: Plan, resumes: bool) -> None:
     say(f"report in {report}")
 
 
-def make_and_evaluate(plan: Plan, resumes: bool) -> Outcome:
+def make_and_evaluate(plan: Plan, resumes: bool, tell: Say) -> Outcome:
     """Everything that takes a cluster.
+
+    Args:
+        tell: takes a line about what goes on.
 
     Raises:
         ValueError: a cluster that cannot hold a run, or folders that hold other runs.
@@ -176,14 +189,14 @@ def make_and_evaluate(plan: Plan, resumes: bool) -> Outcome:
         if plan.sweep_runs:
             write_sweep_prompts(plan, prompts)
         at_once = plan.comparison.parallel or runs_with_room(settings, plan.most_runs_of_a_phase)
-        say(f"{plan.comparison.name}: Ray {cluster.mode}, at most {at_once} at once, results in {plan.folder}")
+        tell(f"{plan.comparison.name}: Ray {cluster.mode}, at most {at_once} at once, results in {plan.folder}")
         circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv}
         hold_to_their_pairs(plan.sweep_runs)
-        failed = carry_out_phase("sweep", plan.sweep_runs, at_once, circumstances)
+        failed = carry_out_phase("sweep", plan.sweep_runs, at_once, circumstances, None, tell)
         runs = plan.runs(chosen_learning_rates(plan, read_sweep(plan)))
         hold_to_their_pairs([*plan.sweep_runs, *runs])
-        failed |= carry_out_phase("runs", runs, at_once, circumstances, prompts)
-        evaluation = evaluate_phase(plan, [run for run in runs if is_finished(run)])
+        failed |= carry_out_phase("runs", runs, at_once, circumstances, prompts, tell)
+        evaluation = evaluate_phase(plan, [run for run in runs if is_finished(run)], tell)
     finally:
         disconnect(cluster)
     return Outcome(failed, evaluation)
@@ -194,12 +207,14 @@ def carry_out_phase(
     runs: Sequence[PlannedRun],
     at_once: int,
     circumstances: dict[str, Any],
-    prompts: PromptSets | None = None,
+    prompts: PromptSets | None,
+    tell: Say,
 ) -> dict[Path, str]:
     """Make the runs of a phase that are not over; return the folders of those that failed, each with the reason.
 
     Args:
-        prompts: those of the comparison; by default each run's own.
+        prompts: those of the comparison; None where each run has its own.
+        tell: takes a line about every run and iteration.
 
     Raises:
         ValueError: a folder that holds another run.
@@ -209,11 +224,11 @@ def carry_out_phase(
     check_folders(runs)
     finished = sum(map(is_finished, runs))
     if runs:
-        say(f"{phase}: {len(runs)} in all" + (f", {finished} of them are finished" if finished else ""))
-    return carry_out(runs, partial(align_in_folder, circumstances, prompts), at_once, say)
+        tell(f"{phase}: {len(runs)} in all" + (f", {finished} of them are finished" if finished else ""))
+    return carry_out(runs, partial(align_in_folder, circumstances, prompts), at_once, tell)
 
 
-def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun]) -> str | None:
+def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun], tell: Say) -> str | None:
     """Evaluate the adapters of `runs` that are not yet evaluated, into the runs' own folders.
 
     Returns:
@@ -229,8 +244,8 @@ def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun]) -> str | None:
     try:
         settings = evaluation_settings(plan, runs)
         check_evaluation(settings)
-        say(f"evaluation: {len(runs)} adapters")
-        evaluate_adapters(settings, plan.folder / RUNS_FOLDER, say)
+        tell(f"evaluation: {len(runs)} adapters")
+        evaluate_adapters(settings, plan.folder / RUNS_FOLDER, tell)
     except (RunFailedError, ValueError) as error:
         failure = error if isinstance(error, RunFailedError) else RunFailedError(redact(str(error)))
         return f"{failure}; details: {note_failure(failure, plan.folder)}"

@@ -15,8 +15,10 @@ from jobs.compare import main
 from pipeline.comparison.loading import open_folder
 from pipeline.comparison.plan import Plan, PlannedRun, make_plan
 from pipeline.comparison.settings import ComparisonSettings
+from pipeline.comparison.stopwatch import seconds_spent
 from pipeline.comparison.sweep import chosen_learning_rates
 from pipeline.config_loading import dump_settings, parse_as
+from pipeline.report.wording import duration
 from pipeline.run_folder import CONFIG_FILE, SUMMARY_FILE, MetricsFile, write_text
 
 pytest_plugins = ["model_fixtures", "job_fixtures"]
@@ -147,3 +149,5 @@ def test_a_killed_comparison_goes_on_where_it_was_and_writes_its_report(interrup
     assert f"report in {interrupted.folder / 'report.html'}" in job.stdout
     page = (interrupted.folder / "report.html").read_text(encoding="utf-8")
     assert "as many whole iterations as 40 trajectories buy" in page
+    spent = seconds_spent(interrupted.folder)
+    assert spent is not None and f"All of it took {duration(spent)}, evaluation included." in page

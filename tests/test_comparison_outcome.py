@@ -57,8 +57,8 @@ def test_a_sweep_of_which_every_run_diverged_is_no_success(tmp_path: Path) -> No
 
 def test_an_evaluation_that_cannot_be_made_leaves_its_reason_and_does_not_end_the_job(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, sweep=None, seeds=[0], overrides=["model.path=/nowhere/at/all"])
-    reason = evaluate_phase(plan, plan.runs({cell.label: 0.01 for cell in plan.cells}))
+    reason = evaluate_phase(plan, plan.runs({cell.label: 0.01 for cell in plan.cells}), print)
     assert reason is not None and reason.startswith("model.path '/nowhere/at/all'")
     assert reason.endswith(f"; details: {plan.folder / 'error.log'}")
     assert (plan.folder / "error.log").read_text(encoding="utf-8").startswith(reason.rpartition("; details")[0])
-    assert evaluate_phase(plan, []) is None
+    assert evaluate_phase(plan, [], print) is None

@@ -10,6 +10,7 @@ from run_folders import reward_row
 from pipeline.comparison.loading import note_divergence
 from pipeline.comparison.overview import plan_section
 from pipeline.comparison.plan import Plan
+from pipeline.comparison.stopwatch import Stopwatch
 from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, sweep_prompts, write_sweep_prompts
 from pipeline.demo.grammar import held_out_prompts, train_prompts
 from pipeline.prompt_sets import PromptSets
@@ -55,6 +56,18 @@ def test_the_reward_that_rose_most_chooses_for_each_variant_alone(tmp_path: Path
         "TailorPO got the highest learning rate of its sweep; a higher one may serve it better.",
         "TailorPO, β 1 got the lowest learning rate of its sweep; a lower one may serve it better.",
     ]
+
+
+def test_the_report_says_how_long_it_took_over_every_resumption(tmp_path: Path, monkeypatch) -> None:
+    plan = plan_of(tmp_path)
+    assert not any("took" in sentence for sentence in plan_section(plan, {}, []).paragraphs)
+    for begin, end, so_far in ((100.0, 3700.0, "1 h 00 min"), (50.0, 110.0, "1 h 01 min")):
+        clock = iter((begin, begin + 1, end))
+        monkeypatch.setattr("pipeline.comparison.stopwatch.monotonic", lambda clock=clock: next(clock))
+        stopwatch = Stopwatch(plan.folder)
+        stopwatch.note()
+        stopwatch.note()  # of which the last one counts
+        assert plan_section(plan, {}, []).paragraphs[-1] == f"All of it took {so_far}, evaluation included."
 
 
 def test_a_variant_that_learns_from_pairs_of_images_is_said_to(tmp_path: Path) -> None:

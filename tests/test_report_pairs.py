@@ -98,6 +98,8 @@ def test_methods_are_compared_pair_by_pair_and_seed_by_seed(tmp_path):
     assert row.low < row.difference < row.high
     (section,) = [section for section in build_report(comparison).sections if section.title == "Method against method"]
     assert section.tables[0].rows[0][:3] == ("clip", first, second)
+    (budget,) = [section for section in build_report(comparison).sections if section.title == "Budget"]
+    assert budget.paragraphs == ("Rollouts and learning of all runs took 40 s together.",)
 
 
 def test_a_method_that_learnt_from_pairs_of_images_is_not_said_to_have_trained_on_the_reward(tmp_path):

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pipeline.comparison.budget import in_words
 from pipeline.comparison.loading import divergence, is_finished, is_over
 from pipeline.comparison.plan import Cell, Plan
+from pipeline.comparison.stopwatch import seconds_spent
 from pipeline.comparison.sweep import SweepResult
 from pipeline.config import RunSettings
 from pipeline.report.content import Section, Table
 from pipeline.report.evaluation_file import RewardComparison
 from pipeline.report.explanations import learning_from_pairs
-from pipeline.report.wording import MISSING, count, interval, listed, number, signed
+from pipeline.report.wording import MISSING, count, duration, interval, listed, number, signed
 
 PLAN_COLUMNS = ("variant", "method", "learning rate", "iterations", "trajectories", "network calls")
 SWEEP_COLUMNS = ("variant", "learning rate", "iterations", "base", "aligned", "difference", "95 % interval", "chosen")
@@ -28,6 +29,8 @@ def plan_section(plan: Plan, chosen: Mapping[str, float], results: Sequence[Swee
     rates = {cell.label: f"{chosen[cell.label]:g}" if cell.label in chosen else MISSING for cell in plan.cells}
     sentences = [budget_sentence(plan), _amount_of_runs(plan)]
     sentences += [_sweep_sentence(plan)] if plan.sweep_runs else []
+    seconds = seconds_spent(plan.folder)
+    sentences += [] if seconds is None else [f"All of it took {duration(seconds)}, evaluation included."]
     return Section(
         "What was compared",
         paragraphs=tuple(sentences),

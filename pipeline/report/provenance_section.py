@@ -35,7 +35,9 @@ def budget_section(comparison: Comparison) -> Section:
     """Work and time of every run so far."""
     rows = tuple((method.label, *_budget(run)) for method in comparison.methods for run in method.runs)
     table = Table("What every run has spent so far", BUDGET_COLUMNS, rows)
-    return Section("Budget", tables=_open(table), folded=_folded(table))
+    seconds = sum(float(run.series("seconds").sum()) for run in comparison.runs)
+    sums = (f"Rollouts and learning of all runs took {duration(seconds)} together.",) if len(rows) > 1 else ()
+    return Section("Budget", paragraphs=sums, tables=_open(table), folded=_folded(table))
 
 
 def settings_section(comparison: Comparison) -> Section:
