@@ -3,8 +3,9 @@
     python -m benchmarks.memory --config configs/demo.yaml [--iterations 50] [--settle 30] [section.key=value ...]
 
 Writes results/memory.json: for every process of the run its size in MiB when its caches are full, after `--settle`
-iterations, and `--iterations` later, the growth per iteration by least squares over what lies between, and the whole
-series. Each rollout worker keeps the embeddings of the prompts it has met: half of the demo's prompts in each pass.
+iterations, and `--iterations` later, the growth per iteration by least squares over what lies between, whether that
+counts as flat, and the whole series. Each rollout worker keeps the embeddings of the prompts it has met: half of the
+demo's prompts in each pass.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from actors.cluster import connect, disconnect
 from actors.crew import cpus_of_all_workers, start_crew
 from actors.inputs import read_inputs
 from actors.training import train
-from benchmarks.memory_samples import object_store_size, resident_sizes, slope
+from benchmarks.memory_samples import is_flat, object_store_size, resident_sizes, slope
 from pipeline.config import RunSettings
 from pipeline.config_loading import load_settings
 from pipeline.environment import describe_environment
@@ -89,12 +90,14 @@ def measure(settings: RunSettings) -> Series:
 
 
 def summarise(points: list[tuple[int, float]], settle: int) -> dict[str, object]:
-    """Size after `settle` iterations, at the end, the slope between, and the series as (iteration, MiB)."""
+    """Size after `settle` iterations and at the end, the slope between, a verdict, and the series as (iteration, MiB)."""
     settled = [point for point in points if point[0] >= settle]
+    growth = slope(settled)
     return {
         "settled": settled[0][1],
         "end": settled[-1][1],
-        "growth_per_iteration": slope(settled),
+        "growth_per_iteration": growth,
+        "flat": is_flat(growth, settled[0][1]),
         "series": [(iteration, round(size, 2)) for iteration, size in points],
     }
 

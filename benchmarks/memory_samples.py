@@ -19,6 +19,9 @@ ROLES = {
 }
 """What the titles of a run's processes begin with."""
 
+FLAT_SHARE, FLAT_MIB = 0.02, 4.0
+"""A process counts as flat if 100 more iterations add less than this share of it, or less than so many MiB."""
+
 
 def resident_sizes(roles: Mapping[str, str] = ROLES) -> dict[str, float]:
     """MiB of every process that this one started and whose command holds a key of `roles`, by role and process id.
@@ -40,6 +43,11 @@ def resident_sizes(roles: Mapping[str, str] = ROLES) -> dict[str, float]:
 def object_store_size(state: Any) -> float:
     """MiB in the object stores of all nodes together."""
     return get_memory_info_reply(state).store_stats.object_store_bytes_used / MIB
+
+
+def is_flat(growth_per_iteration: float, size: float) -> bool:
+    """Whether a process of `size` MiB that grows by so many MiB an iteration counts as flat."""
+    return 100 * growth_per_iteration < max(FLAT_SHARE * size, FLAT_MIB)
 
 
 def slope(points: list[tuple[int, float]]) -> float:

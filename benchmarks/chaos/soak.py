@@ -30,7 +30,7 @@ from benchmarks.chaos.disturbance import (
     wait_for_iterations,
 )
 from benchmarks.chaos.run import AlignJob
-from benchmarks.memory_samples import ROLES, object_store_size, resident_sizes, slope
+from benchmarks.memory_samples import ROLES, is_flat, object_store_size, resident_sizes, slope
 from pipeline.environment import describe_environment
 from pipeline.run_folder import write_json
 
@@ -45,8 +45,6 @@ ALL_ROLES = ROLES | {
     "monitor.py": "autoscaler's monitor",
     "ray::": "worker of Ray Data and of Ray's own actors",
 }
-FLAT_SHARE, FLAT_MIB = 0.02, 4.0
-"""A process counts as flat if 100 more iterations add less than this share of it, or less than so many MiB."""
 OBJECT_STORE = "object store"
 PARTS = 10
 
@@ -127,7 +125,7 @@ def summarise_role(series: list[list[tuple[int, float]]], iterations: int) -> di
             parts[iteration * PARTS // iterations].append(size)
     longest = max(series, key=len)
     settled = longest[len(longest) // 3 :]
-    growth = 100 * slope(settled) if len(settled) > 1 else 0.0
+    growth = slope(settled) if len(settled) > 1 else 0.0
     return {
         "processes": len(series),
         "median_by_part": [round(median(parts[part]), 1) for part in sorted(parts)],
@@ -135,8 +133,8 @@ def summarise_role(series: list[list[tuple[int, float]]], iterations: int) -> di
             "iterations": len(longest),
             "settled": round(settled[0][1], 1),
             "end": round(settled[-1][1], 1),
-            "growth_per_100_iterations": growth,
-            "flat": growth < max(FLAT_SHARE * settled[0][1], FLAT_MIB),
+            "growth_per_100_iterations": 100 * growth,
+            "flat": is_flat(growth, settled[0][1]),
         },
     }
 
