@@ -90,7 +90,7 @@ def measure(settings: RunSettings) -> Series:
 
 
 def summarise(points: list[tuple[int, float]], settle: int) -> dict[str, object]:
-    """Size after `settle` iterations and at the end, the slope between, a verdict, and the series as (iteration, MiB)."""
+    """Size after `settle` iterations and at the end, the slope between, a verdict, and all (iteration, MiB)."""
     settled = [point for point in points if point[0] >= settle]
     growth = slope(settled)
     return {
