@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -57,6 +58,37 @@ def test_the_page_about_results_says_how_everything_beside_it_was_made() -> None
     named = {name.rstrip("/") for row in made for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
     found = {path.name for path in (REPOSITORY / "results").iterdir()} - {"README.md"}
     assert named - {"comparison/minibatch"} == found
+
+
+COLUMNS_OF_COMPARISONS = {
+    "CLIP": ("CLIP", "clip"),
+    "compressibility": ("compressibility", "jpeg_compressibility"),
+    "judge": ("CLIP", "scene_judge"),
+    "judge, trained on CLIP": ("CLIP", "scene_judge"),
+    "judge, trained on compressibility": ("compressibility", "scene_judge"),
+}
+"""What the methods of a column were trained on, and which measure it shows."""
+
+
+@pytest.mark.parametrize("folder", ["comparison", "comparison-clip"])
+def test_the_table_of_a_comparison_shows_what_its_report_found(folder: str) -> None:
+    rows = pq.read_table(REPOSITORY / "results" / folder / "report_held_out.parquet").to_pylist()
+    found = {(row["method"], row["measure"]): row for row in rows if row["seed"] is None and row["kind"] == "reward"}
+    lines = RESULTS.partition(f"({folder}/report.html)")[2].partition("| method |")[2].split("\n\n")[0].splitlines()
+    columns = [title.strip() for title in lines[0].strip(" |").split("|")]
+    shown = 0
+    for line in lines[2:]:
+        method, *cells = (cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|"))
+        for title, cell in zip(columns, cells, strict=True):
+            trained_on, measure = COLUMNS_OF_COMPARISONS[title]
+            row = found.get((f"{method} ({trained_on})", measure)) or found.get((method, measure))
+            numbers = re.findall(r"[+-]\d+\.\d+", cell)
+            assert bool(numbers) == (row is not None), f"{method}, {title}: {cell}"
+            if row is not None:
+                values = [f"{row[name]:+.3f}" for name in ("difference", "low", "high")]
+                assert numbers == values[: len(numbers)], f"{method}, {title}"
+                shown += 1
+    assert shown >= 10
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_LINKS, ids=lambda path: str(path.relative_to(REPOSITORY)))
