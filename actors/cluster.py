@@ -29,6 +29,9 @@ SPARE_CPUS = 2
 # take seconds to start, would be ended while the learner learns, and started anew for the next iteration.
 KEPT_PROCESSES = {"RAY_num_workers_soft_limit": "64"}
 
+# Ray's control store remembers 100,000 finished tasks, of which every iteration has a hundred, and grows until then.
+FEW_REMEMBERED_TASKS = {"RAY_task_events_max_num_task_in_gcs": "1000"}
+
 # Ray gives its own processes half a minute to start, little on cores that others use too.
 START_ATTEMPTS = 3
 
@@ -97,7 +100,8 @@ def connect(cpus_asked: float = 0.0, *, own_modules: Sequence[Path] = ()) -> Clu
         ray.init(runtime_env=_cluster_runtime_env(own_modules), **QUIET)
         return _describe("joined")
     # Inherited by the workers; a runtime environment would cost each of them another process, and Ray its spare ones.
-    os.environ.update(KEPT_PROCESSES | _worker_environment() | {"PYTHONPATH": _python_path()})
+    ray_variables = KEPT_PROCESSES | FEW_REMEMBERED_TASKS
+    os.environ.update(ray_variables | _worker_environment() | {"PYTHONPATH": _python_path()})
     start_ray(num_cpus=max(os.cpu_count() or 1, math.ceil(cpus_asked) + SPARE_CPUS))
     return _describe("started")
 

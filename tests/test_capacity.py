@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from actors.capacity import Growth, WorkerRequest, check_capacity, check_object_store, find_growth, fits
 from actors.cluster import (
+    FEW_REMEMBERED_TASKS,
     KEPT_PROCESSES,
     ClusterInfo,
     _cluster_runtime_env,
@@ -112,9 +113,12 @@ def test_an_object_store_that_an_iteration_fills_is_refused_with_the_number_to_s
         check_object_store(4 * store, trajectories=64)
 
 
-def test_a_ray_of_our_own_keeps_processes_for_the_next_iteration(ray_session: ClusterInfo) -> None:
-    (raylet,) = [process for process in psutil.Process().children() if "raylet" in process.name()]
-    assert raylet.environ().items() >= KEPT_PROCESSES.items()
+def test_a_ray_of_our_own_keeps_processes_for_the_next_iteration_and_remembers_few_tasks(
+    ray_session: ClusterInfo,
+) -> None:
+    for name, variables in (("raylet", KEPT_PROCESSES), ("gcs_server", FEW_REMEMBERED_TASKS)):
+        (process,) = [process for process in psutil.Process().children() if name in process.name()]
+        assert process.environ().items() >= variables.items()
 
 
 def test_connecting_twice_changes_nothing(ray_session: ClusterInfo):

@@ -89,6 +89,8 @@ def exposure_faults(config: Config) -> list[str]:
         faults.append("no token asked for")
     if "--env RAY_USAGE_STATS_ENABLED=0" not in config["docker"]["run_options"]:
         faults.append("usage reported to Ray's makers")
+    if "--env RAY_task_events_max_num_task_in_gcs=1000" not in config["docker"]["run_options"]:
+        faults.append("a control store that grows")
     return faults
 
 
@@ -171,6 +173,7 @@ ROLLOUT = ("available_node_types", "rollout")
         (partial(put, ["ray start --dashboard-host=0.0.0.0"], "head_start_ray_commands"), "dashboard not on"),
         (partial(put, [], "docker", "run_options"), "no token asked for"),
         (partial(put, [], "docker", "run_options"), "usage reported to Ray's makers"),
+        (partial(put, [], "docker", "run_options"), "a control store that grows"),
     ],
 )
 def test_each_fault_is_found(config: Config, damage: Callable[..., None], fault: str) -> None:

@@ -81,6 +81,7 @@ def test_the_versions_are_the_pinned_ones_and_no_secret_is_asked_for() -> None:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
         "RAY_JOB_STOP_WAIT_TIME_S",
         "RAY_USAGE_STATS_ENABLED",
+        "RAY_task_events_max_num_task_in_gcs",
         "RAY_num_workers_soft_limit",
     }
     assert environment["RAY_AUTH_MODE"] == "token"
