@@ -29,7 +29,7 @@ SPARE_CPUS = 2
 # take seconds to start, would be ended while the learner learns, and started anew for the next iteration.
 KEPT_PROCESSES = {"RAY_num_workers_soft_limit": "64"}
 
-# Ray's control store remembers 100,000 finished tasks, of which every iteration has a hundred, and grows until then.
+# Ray's control store remembers 100,000 finished tasks by default, and grows until it has met so many.
 FEW_REMEMBERED_TASKS = {"RAY_task_events_max_num_task_in_gcs": "1000"}
 
 # Ray gives its own processes half a minute to start, little on cores that others use too.

@@ -60,7 +60,7 @@ def resource_faults(config: Config) -> list[str]:
 
 
 def command_faults(config: Config) -> list[str]:
-    """Start commands and images with which a cluster comes up that cannot grow, or of another Ray version."""
+    """Commands and images with which a cluster comes up that cannot grow or not last, or of another Ray version."""
     faults = []
     heads = [command for command in config["head_start_ray_commands"] if "ray start" in command]
     if len(heads) != 1 or "--head" not in heads[0]:
@@ -77,6 +77,8 @@ def command_faults(config: Config) -> list[str]:
     for key in ("head_image", "worker_image"):
         if not config["docker"].get(key, "").startswith(f"rayproject/ray:{pinned_ray()}-py3"):
             faults.append(f"{key} is not of Ray {pinned_ray()}")
+    if "--env RAY_task_events_max_num_task_in_gcs=1000" not in config["docker"]["run_options"]:
+        faults.append("a control store that grows")
     return faults
 
 
@@ -89,8 +91,6 @@ def exposure_faults(config: Config) -> list[str]:
         faults.append("no token asked for")
     if "--env RAY_USAGE_STATS_ENABLED=0" not in config["docker"]["run_options"]:
         faults.append("usage reported to Ray's makers")
-    if "--env RAY_task_events_max_num_task_in_gcs=1000" not in config["docker"]["run_options"]:
-        faults.append("a control store that grows")
     return faults
 
 
