@@ -32,7 +32,7 @@ def finish_sweep(plan: Plan, differences: dict[str, dict[float, float]]) -> None
                 )
 
 
-def test_the_reward_that_rose_most_chooses_for_each_variant_alone(tmp_path: Path) -> None:
+def test_the_surest_rise_chooses_for_each_variant_alone(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     finish_sweep(plan, {"TailorPO": {0.01: 0.2, 0.001: 0.1}, "TailorPO, β 1": {0.01: -0.4, 0.001: -0.3}})
     results = read_sweep(plan)
@@ -78,8 +78,16 @@ def test_a_variant_that_learns_from_pairs_of_images_is_said_to(tmp_path: Path) -
     section = plan_section(plan_of(tmp_path, variants=[{"label": "a"}, offline]), {}, [])
     assert "off-line learns from pairs of images, not from a reward." in section.paragraphs[-1]
     only = plan_section(plan_of(tmp_path), {}, [])
-    assert "the one after which the reward that its run names had risen most" in only.paragraphs[-1]
+    assert "the one after which the reward that its run names had risen most surely" in only.paragraphs[-1]
     assert "learn from pairs" not in only.paragraphs[-1]
+
+
+def test_a_greater_rise_that_is_less_sure_loses(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, variants=[{"label": "a"}])
+    for rate, row in {0.01: reward_row(0.5, half_width=0.6), 0.001: reward_row(0.2, half_width=0.1)}.items():
+        run = plan.cells[0].sweep[rate]
+        write_json(run.folder / SUMMARY_FILE, {"iterations": 3, "evaluation": {"trained": row}})
+    assert chosen_learning_rates(plan, read_sweep(plan)) == {"a": 0.001}
 
 
 def test_of_equals_the_smaller_learning_rate_is_chosen(tmp_path: Path) -> None:

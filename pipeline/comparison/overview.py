@@ -55,8 +55,8 @@ def _sweep_sentence(plan: Plan) -> str:
     from_pairs = [cell.label for cell in plan.cells if cell.sweep and not cell.settings.rewards_learnt_from]
     sentence = (
         f"Learning rates were chosen by runs of their own, with seed {sweep.seed} and {sweep.budget_share:.0%} of the "
-        f"budget: the one after which the reward that its run names had risen most over {sweep.images} pairs of "
-        "images, from prompts that are in no held-out evaluation."
+        f"budget: the one after which the reward that its run names had risen most surely, by the lower end of its "
+        f"interval, over {sweep.images} pairs of images, from prompts that are in no held-out evaluation."
     )
     return " ".join([sentence, *learning_from_pairs(from_pairs)])
 

@@ -69,8 +69,9 @@ def read_sweep(plan: Plan) -> list[SweepResult]:
 def chosen_learning_rates(plan: Plan, results: Sequence[SweepResult]) -> dict[str, float]:
     """The learning rate of every cell whose sweep is complete, by its label.
 
-    The reward must rise most, on prompts and noise that all of them share; of equals the smaller wins, and a rate with
-    which a run diverged loses to every other.
+    The reward must rise most surely: the lower end of its 95 % interval decides, on prompts and noise that all of them
+    share. The mean would favour high rates, which change pictures more and so rise and fall further by chance. Of
+    equals the smaller wins, and a rate with which a run diverged loses to every other.
     """
     chosen = {}
     for cell in plan.cells:
@@ -78,7 +79,7 @@ def chosen_learning_rates(plan: Plan, results: Sequence[SweepResult]) -> dict[st
         if not cell.sweep:
             chosen[cell.label] = cell.settings.learning_rate
         elif len(own) == len(cell.sweep):
-            rises = [(one.comparison.difference, -one.learning_rate) for one in own if one.comparison is not None]
+            rises = [(one.comparison.low, -one.learning_rate) for one in own if one.comparison is not None]
             if rises:
                 chosen[cell.label] = -max(rises)[1]
     return chosen
