@@ -1,6 +1,5 @@
 """Learning from one iteration's records."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from pipeline.diagnostics import term_means, term_sums
 from pipeline.methods import create_method
 from pipeline.optimiser import AdapterOptimiser
 from pipeline.policy import Policy
-from pipeline.records import RecordRows
+from pipeline.records import RecordRows, without_latents
 from pipeline.reduction import sum_over_workers
 from pipeline.reward_normaliser import RewardNormaliser
 
@@ -41,7 +40,7 @@ class Learner:
         """Take this worker's records of an iteration and make all of its optimiser steps.
 
         Returns:
-            means over the iteration by name, and under "minibatches" the same diagnostics of each minibatch in turn.
+            means over the iteration by name, and under "minibatches" the same of each minibatch in turn.
 
         Raises:
             RuntimeError: the workers' shares do not add up to the iteration's records.
@@ -53,16 +52,21 @@ class Learner:
             raise RuntimeError(f"iteration {iteration} has {expected} records but {received} reached the learner")
         metrics = self.method.rollout_metrics(table) | self.normaliser.observe(table)
         rows = self.method.trainable_rows(table)
+        rolled_out = without_latents(table)
         names = self.method.diagnostic_names
         totals = torch.zeros(2 + len(names))
-        minibatches: list[dict[str, float]] = []
+        minibatches: list[dict[str, Any]] = []
         learning_rate = self.optimiser.learning_rate
         for epoch in range(self.settings.learner.inner_epochs):
-            for minibatch in self._minibatches(rows, iteration, epoch):
-                sums = self._accumulate(minibatch)
+            minibatch_of_row = self._minibatch_of_row(iteration, epoch)
+            for index in range(expected // self.settings.learner.minibatch_size):
+                sums = self._accumulate(rows.select(torch.nonzero(minibatch_of_row[rows["row"]] == index).flatten()))
                 sums, norm = self.optimiser.step(sums)
                 totals += sums
-                minibatches.append(term_means(sums, names) | {"gradient_norm": norm})
+                records = rolled_out.filter(minibatch_of_row.numpy()[rolled_out["row"].to_numpy()] == index)
+                minibatches.append(
+                    self.method.rollout_metrics(records) | term_means(sums, names) | {"gradient_norm": norm}
+                )
         return (
             metrics
             | term_means(totals, names)
@@ -75,15 +79,11 @@ class Learner:
             }
         )
 
-    def _minibatches(self, rows: RecordRows, iteration: int, epoch: int) -> Iterator[RecordRows]:
-        """This worker's part of every minibatch, in the seeded order of the iteration's rows."""
+    def _minibatch_of_row(self, iteration: int, epoch: int) -> Tensor:
+        """Which minibatch each of the iteration's N rows is in, (N,) int64, by a seeded order of them."""
         total, size = self.settings.records_per_iteration, self.settings.learner.minibatch_size
         order = np.random.default_rng((self.settings.seed, iteration, epoch)).permutation(total)
-        minibatch_of_row = torch.from_numpy(np.argsort(order) // size)
-        assignment = minibatch_of_row[rows["row"]]
-        # One after the other: each is a copy.
-        for index in range(total // size):
-            yield rows.select(torch.nonzero(assignment == index).flatten())
+        return torch.from_numpy(np.argsort(order) // size)
 
     def _accumulate(self, rows: RecordRows) -> Tensor:
         """Add the gradient of the summed loss of `rows` to `.grad`, a micro-batch at a time."""

@@ -98,6 +98,11 @@ def record_rows(table: pa.Table) -> RecordRows:
     return RecordRows(table["prompt"].to_pylist(), columns)
 
 
+def without_latents(table: pa.Table) -> pa.Table:
+    """The columns of a table that are prompts and numbers."""
+    return table.select([field.name for field in table.schema if not isinstance(field.type, pa.FixedShapeTensorType)])
+
+
 def latent_column(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     """A tensor column as (N, C, H, W) float32."""
     shape = table.schema.field(name).type.shape

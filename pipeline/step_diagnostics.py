@@ -14,14 +14,14 @@ _STEP_SUMS = ("pairs", "ties", "score", "gap", "accepted", "move")
 
 
 def rollout_diagnostics(table: pa.Table, trained_steps: Sequence[int]) -> dict[str, Any]:
-    """How an iteration's rollouts went, over all workers, from each worker's share of the records.
+    """How the rollouts of an iteration, or of a minibatch, went over all workers, from each one's share of the records.
 
     Returns:
         reward: mean reward of the finished images;
         tie_rate: share of pairs without a preference; and, by trained step from noisy to clean, lists of
         step_reward (mean of both candidates' step-wise rewards), step_gap (winner over loser, before guidance) and
         step_tie_rate; with guidance also step_accepted (share of moves that raised the reward) and step_move
-        (mean of ||w+ - w|| / (std sqrt(d))).
+        (mean of ||w+ - w|| / (std sqrt(d))). NaN at a step without records.
     """
     sums = torch.zeros(len(trained_steps) + 1, len(_STEP_SUMS), dtype=torch.float64)
     steps = _column(table, "step")
@@ -29,9 +29,9 @@ def rollout_diagnostics(table: pa.Table, trained_steps: Sequence[int]) -> dict[s
     for index, step in enumerate(trained_steps):
         sums[index] = torch.from_numpy(columns[:, steps == step].sum(axis=1))
     final = _column(table, "final_reward")
-    sums[-1, 0], sums[-1, 1] = len(final), float(final.astype(np.float64).sum())
-    guided = table["guidance_move"].null_count == 0 and len(table) > 0
-    return _rollout_means(sum_over_workers(sums), guided)
+    guided = len(table) - table["guidance_move"].null_count
+    sums[-1, :3] = torch.tensor([len(final), float(final.astype(np.float64).sum()), guided])
+    return _rollout_means(sum_over_workers(sums))
 
 
 def _step_columns(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -48,8 +48,8 @@ def _step_columns(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.stack([column.astype(np.float64) for column in columns])
 
 
-def _rollout_means(sums: Tensor, guided: bool) -> dict[str, Any]:
-    rows, reward = sums[-1, 0], sums[-1, 1]
+def _rollout_means(sums: Tensor) -> dict[str, Any]:
+    rows, reward, guided = sums[-1, :3]
     pairs, ties, score, gap, accepted, move = sums[:-1].T
     means: dict[str, Any] = {
         "reward": float(reward / rows),
@@ -58,7 +58,7 @@ def _rollout_means(sums: Tensor, guided: bool) -> dict[str, Any]:
         "step_gap": (gap / pairs).tolist(),
         "step_tie_rate": (ties / pairs).tolist(),
     }
-    if guided:
+    if guided > 0:
         means |= {"step_accepted": (accepted / pairs).tolist(), "step_move": (move / pairs).tolist()}
     return means
 

@@ -91,6 +91,13 @@ def test_rollouts_are_told_by_trained_step() -> None:
     }
 
 
+def test_a_step_without_records_has_no_means() -> None:
+    told = rollout_diagnostics(make_table(), trained_steps=(0, 1, 2))
+    assert told["tie_rate"] == 0.25
+    for name, values in told.items():
+        assert not name.startswith("step_") or [math.isnan(value) for value in values] == [False, True, False]
+
+
 def test_without_guidance_nothing_is_said_of_it() -> None:
     told = rollout_diagnostics(make_table(guided=False), trained_steps=(0, 2))
     assert {"step_accepted", "step_move"}.isdisjoint(told)

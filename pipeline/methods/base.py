@@ -48,9 +48,10 @@ class Method(ABC):
 
     @abstractmethod
     def rollout_metrics(self, table: pa.Table) -> dict[str, Any]:
-        """How an iteration's rollouts went, over all workers, from each worker's share of the records.
+        """How the rollouts of an iteration, or of a minibatch, went over all workers.
 
-        The metrics have at least `reward`, the mean reward of the finished images.
+        Each worker gives its share of the records, which may be empty and need no latents. The metrics have at least
+        `reward`, the mean reward of the finished images.
         """
 
     def trainable_rows(self, table: pa.Table) -> RecordRows:
