@@ -68,7 +68,7 @@ def test_a_recipe_has_the_settings_of_the_paper(path: Path) -> None:
     settings = load_settings(path)
     method, guidance = settings.method, settings.method.guidance
     assert settings.name == path.stem.replace("_", "-")
-    assert (settings.iterations * settings.rollout.trajectories, settings.evaluation.images) == (10_000, 5 * 45)
+    assert (settings.iterations * settings.rollout.trajectories, settings.evaluation.images) == (10_000, 6 * 45)
     assert (settings.sampling.num_steps, settings.sampling.eta, settings.sampling.guidance_scale) == (20, 1.0, 5.0)
     assert (method.trained_steps, method.beta, method.reduction) == ((20, 16, 12, 8, 4), 0.1, "mean")
     assert (settings.lora.rank, settings.learning_rate, settings.model.dtype) == (4, 3e-5, "float16")
@@ -78,6 +78,11 @@ def test_a_recipe_has_the_settings_of_the_paper(path: Path) -> None:
     assert 60 < settings.checkpoint.grace_seconds < int(documented_variables()["RAY_JOB_STOP_WAIT_TIME_S"])
     held_out = {reward.name for reward in settings.evaluation.rewards}
     assert held_out and held_out.isdisjoint({reward.name for reward in settings.rewards})
+
+
+def test_the_held_out_animals_are_others_than_those_trained_on() -> None:
+    held_out = (REPOSITORY / "configs" / "sd15_held_out_animals.txt").read_text(encoding="utf-8").splitlines()
+    assert len(set(held_out)) == 45 and set(held_out).isdisjoint(ANIMALS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
