@@ -27,12 +27,14 @@ class RunArithmetic:
     reference_calls_per_trajectory: float
     decoded_images_per_trajectory: float
     learner_calls_per_trajectory: float
+    network_calls_per_iteration: int
     optimiser_steps_per_iteration: int
     learning_rate: float
     adapter_parameters: int
     object_store_bytes_per_iteration: int
     object_store_bytes_at_once: int
     total_trajectories: int
+    total_network_calls: int
     total_optimiser_steps: int
 
 
@@ -41,6 +43,7 @@ def run_arithmetic(settings: RunSettings) -> RunArithmetic:
     work = settings.work
     trajectories, records = settings.rollout.trajectories, settings.records_per_iteration
     steps = settings.learner.inner_epochs * records // settings.learner.minibatch_size
+    network_calls = round(settings.network_calls_per_trajectory * trajectories)
     latent, adapter = _latent_and_adapter_sizes(settings)
     # A gradient travels back for each latent that was sent to be differentiated.
     rollout = settings.rollout
@@ -57,12 +60,14 @@ def run_arithmetic(settings: RunSettings) -> RunArithmetic:
         reference_calls_per_trajectory=work.reference_calls,
         decoded_images_per_trajectory=work.decoded_images,
         learner_calls_per_trajectory=work.learner_calls * settings.learner.inner_epochs,
+        network_calls_per_iteration=network_calls,
         optimiser_steps_per_iteration=steps,
         learning_rate=settings.learning_rate,
         adapter_parameters=adapter,
         object_store_bytes_per_iteration=round(FLOAT32_BYTES * (travelling_latents * latent + adapter)),
         object_store_bytes_at_once=round(FLOAT32_BYTES * (resting_latents * latent + ADAPTER_VERSIONS * adapter)),
         total_trajectories=trajectories * settings.iterations,
+        total_network_calls=network_calls * settings.iterations,
         total_optimiser_steps=steps * settings.iterations,
     )
 

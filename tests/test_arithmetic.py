@@ -27,6 +27,8 @@ def test_a_run_of_the_papers_setting(miniature_model: Path) -> None:
     assert plan.reference_calls_per_trajectory == 5
     assert plan.decoded_images_per_trajectory == 21
     assert plan.learner_calls_per_trajectory == 10
+    assert plan.network_calls_per_iteration == 100 * (30 + 5 + 5 + 10)
+    assert plan.total_network_calls == 500_000
     assert plan.optimiser_steps_per_iteration == 20
     assert plan.total_optimiser_steps == 2000
     # A record holds 4 latents; a trajectory sends 16 latents to be scored, and 5 more that come back as gradients.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from eventually import PATIENCE_S
@@ -290,6 +291,20 @@ def test_every_minibatch_is_told_of(run_settings: RunSettings, table: pa.Table) 
             assert metrics[name] == pytest.approx(np.mean(minibatches[name]), abs=1e-6)
     first, *later = minibatches["loss"]
     assert first == pytest.approx(math.log(2), abs=0.05) and len({first, *later}) == 4
+
+
+def test_every_minibatch_is_told_of_its_guidance(miniature_model: Path) -> None:
+    settings = miniature_settings(miniature_model, method={"guidance": {}})
+    table = roll_out(settings, adapter_scale=0.2)
+    minibatches = make_learner(settings).learn(table, 0)["minibatches"]
+    accepted, moves = (np.array(minibatches[name]) for name in ("step_accepted", "step_move"))
+    assert accepted.shape == moves.shape == (2, 2) and (moves > 0).all()  # two minibatches, two trained steps
+    lowest, highest = accepted.min(axis=0), accepted.max(axis=0)
+    overall = [
+        np.mean(table.filter(pc.equal(table["step"], step))["guidance_accepted"])
+        for step in settings.trained_grid_steps
+    ]
+    assert (lowest <= overall).all() and (overall <= highest).all()
 
 
 def test_a_poisoned_pair_costs_its_minibatch_alone(run_settings: RunSettings, table: pa.Table) -> None:

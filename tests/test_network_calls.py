@@ -96,6 +96,7 @@ def test_a_rollout_calls_the_network_and_the_decoder_as_rarely_as_possible(
     if guided:
         expected["policy backward"] = branches * guidance
     assert network == expected
+    # The winner once more for its gradient: a graph kept from the ranking would have to be that of both candidates.
     assert decoder["decoded"] == BATCH_SIZE * (2 * 5 + 2 * guidance + 1)
     assert decoder["decoded backward"] == BATCH_SIZE * guidance
 
