@@ -54,7 +54,8 @@ class RewardSet:
         chunks = in_chunks(latents, prompts, self.decoder.gradient_chunk_size)
         results = [self._chunk_gradient(chunk, texts, timestep, coefficients) for chunk, texts in chunks]
         sums, gradients = zip(*results, strict=True)
-        return torch.cat(sums), torch.cat(gradients)
+        guiding = " + ".join(reward.name for reward in self.rewards if reward.differentiable)
+        return torch.cat(sums), check_gradients(torch.cat(gradients), prompts, guiding)
 
     def _score_chunk(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
         """(b, C, h, w) -> (K, b) on the CPU."""
@@ -74,17 +75,15 @@ class RewardSet:
         times = timesteps_of(prompts, timestep)
         shown = images.detach().requires_grad_()
         total = shown.new_zeros(len(prompts))
-        guiding = []
         for reward, coefficient in zip(self.rewards, coefficients, strict=True):
             if reward.differentiable:
                 scores = reward.score_at(shown, prompts, times)
                 check_scores(scores, prompts, reward.name)
                 total = total + coefficient * scores
-                guiding.append(reward.name)
-        assert guiding, "preflight refuses guidance without a differentiable reward"
+        assert total.requires_grad, "preflight refuses guidance without a differentiable reward"
         (image_gradients,) = torch.autograd.grad(total.sum(), shown)
         gradients = pull_back(images, leaf, image_gradients)
-        return total.detach().cpu(), check_gradients(gradients, prompts, " + ".join(guiding))
+        return total.detach().cpu(), gradients.cpu()
 
 
 class AsyncRewardSet(Protocol):

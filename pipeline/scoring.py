@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from pipeline.decoder import LatentDecoder
 from pipeline.pull_back import pull_back
 from pipeline.rewards.base import NonFiniteScoreError, Reward
 from pipeline.rewards.base import RewardError as RewardError
+
+logger = logging.getLogger(__name__)
 
 
 class AsyncScorer(Protocol):
@@ -60,7 +63,7 @@ class LatentScorer:
 
         Raises:
             ValueError: the reward is not differentiable.
-            RewardError: the reward or its gradient is NaN or infinite, or the scores have a wrong shape.
+            RewardError: a score is NaN or infinite, or every gradient is, or the scores have a wrong shape.
         """
         if not self.reward.differentiable:
             raise ValueError(
@@ -69,7 +72,7 @@ class LatentScorer:
         chunks = in_chunks(latents, prompts, self.decoder.gradient_chunk_size)
         results = [self._chunk_gradient(chunk, texts, timestep) for chunk, texts in chunks]
         scores, gradients = zip(*results, strict=True)
-        return torch.cat(scores), torch.cat(gradients)
+        return torch.cat(scores), check_gradients(torch.cat(gradients), prompts, self.reward.name)
 
     def _images(self, latents: Tensor, prompts: Sequence[str], timestep: int) -> Tensor:
         """(b, C, h, w) -> (b, 3, H, W)."""
@@ -93,7 +96,7 @@ class LatentScorer:
         # frees the reward's graph before that of the decoder is walked.
         (image_gradients,) = torch.autograd.grad(scores.sum(), shown)
         gradients = pull_back(images, leaf, image_gradients)
-        return checked, check_gradients(gradients, prompts, self.reward.name)
+        return checked, gradients.cpu()
 
 
 class InProcessScorer:
@@ -163,15 +166,26 @@ def check_scores(scores: Tensor, prompts: Sequence[str], reward_name: str) -> Te
 
 
 def check_gradients(gradients: Tensor, prompts: Sequence[str], reward_name: str) -> Tensor:
-    """Return ``gradients`` (B, C, h, w) on the CPU, if they are finite.
+    """Return ``gradients`` (B, C, h, w), if those of some samples are finite.
+
+    In half precision the decoder or the reward may overflow on the way back though the score is sound. Guidance leaves
+    such a sample where it is, and a warning says so.
 
     Raises:
-        NonFiniteScoreError: NaN or infinity; the message names the reward and the first offending prompt.
+        NonFiniteScoreError: NaN or infinity in all of them; the message names the reward and the first prompt.
     """
     finite = torch.isfinite(gradients).flatten(start_dim=1).all(dim=1)
+    if not finite.any():
+        raise NonFiniteScoreError(
+            f"reward {reward_name!r} has a gradient that is not finite for the prompt {prompts[0]!r}"
+        )
     if not finite.all():
         offender = prompts[int((~finite).nonzero()[0])]
-        raise NonFiniteScoreError(
-            f"reward {reward_name!r} has a gradient that is not finite for the prompt {offender!r}"
+        logger.warning(
+            "reward %r: gradients of %d of %d samples are not finite, and these are not guided; the first is of %r",
+            reward_name,
+            int((~finite).sum()),
+            len(prompts),
+            offender,
         )
-    return gradients.cpu()
+    return gradients

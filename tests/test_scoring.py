@@ -19,7 +19,14 @@ from torch import Tensor
 from pipeline.decoder import LatentDecoder
 from pipeline.rewards.base import Reward, StepAwareReward
 from pipeline.rewards.jpeg import JpegCompressibility
-from pipeline.scoring import InProcessScorer, LatentScorer, NonFiniteScoreError, RewardError, check_scores
+from pipeline.scoring import (
+    InProcessScorer,
+    LatentScorer,
+    NonFiniteScoreError,
+    RewardError,
+    check_gradients,
+    check_scores,
+)
 
 CPU = torch.device("cpu")
 
@@ -263,6 +270,14 @@ def test_a_gradient_that_is_not_finite_stops(decoder: LatentDecoder) -> None:
     scorer = LatentScorer(decoder, Broken(lambda scores: (scores - scores.detach()).sqrt()))
     with pytest.raises(RewardError, match="'broken' has a gradient that is not finite for the prompt 'fox'"):
         scorer.score_with_gradient(random_latents(3), PROMPTS[:3], TIME)
+
+
+def test_a_sample_whose_gradient_is_not_finite_is_told_of_and_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    gradients = torch.ones(3, 4, 8, 8)
+    gradients[1, 2, 3, 4] = torch.inf
+    assert torch.equal(check_gradients(gradients, PROMPTS[:3], "any"), gradients)
+    (record,) = caplog.records
+    assert "of 1 of 3 samples are not finite" in record.message and record.message.endswith(repr(PROMPTS[1]))
 
 
 @settings(max_examples=30, deadline=None)
