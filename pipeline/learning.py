@@ -1,5 +1,6 @@
 """Learning from one iteration's records."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ class Learner:
         """Take this worker's records of an iteration and make all of its optimiser steps.
 
         Returns:
-            means over the iteration by name, and under "minibatches" the same of each minibatch in turn.
+            means over the iteration by name, those of losses over the records learnt from, and under "minibatches" the
+            same of each minibatch in turn, also of one whose update was skipped.
 
         Raises:
             RuntimeError: the workers' shares do not add up to the iteration's records.
@@ -56,13 +58,17 @@ class Learner:
         names = self.method.diagnostic_names
         totals = torch.zeros(2 + len(names))
         minibatches: list[dict[str, Any]] = []
+        norms: list[float] = []
         learning_rate = self.optimiser.learning_rate
         for epoch in range(self.settings.learner.inner_epochs):
             minibatch_of_row = self._minibatch_of_row(iteration, epoch)
             for index in range(expected // self.settings.learner.minibatch_size):
                 sums = self._accumulate(rows.select(torch.nonzero(minibatch_of_row[rows["row"]] == index).flatten()))
+                skipped = self.optimiser.steps_skipped
                 sums, norm = self.optimiser.step(sums)
-                totals += sums
+                if self.optimiser.steps_skipped == skipped:
+                    totals += sums
+                    norms.append(norm)
                 records = rolled_out.filter(minibatch_of_row.numpy()[rolled_out["row"].to_numpy()] == index)
                 minibatches.append(
                     self.method.rollout_metrics(records) | term_means(sums, names) | {"gradient_norm": norm}
@@ -71,7 +77,7 @@ class Learner:
             metrics
             | term_means(totals, names)
             | {
-                "gradient_norm": float(np.mean([minibatch["gradient_norm"] for minibatch in minibatches])),
+                "gradient_norm": float(np.mean(norms)) if norms else math.nan,
                 "learning_rate": learning_rate,
                 "optimiser_steps": self.optimiser.steps_taken,
                 "skipped_steps": self.optimiser.steps_skipped,

@@ -45,6 +45,11 @@ def clamped_margin(log_ratio_winner: Tensor, log_ratio_loser: Tensor, ratio_clip
     return log_ratio_winner.clamp(low, high) - log_ratio_loser.clamp(low, high)
 
 
+def implicit_accuracy(margins: Tensor) -> Tensor:
+    """1 where the policy has come to favour the winner of a pair, 0 where the loser, (B,); at 0, neither, one half."""
+    return (margins > 0).float() + 0.5 * (margins == 0).float()
+
+
 def clamped_share(log_ratios: Sequence[Tensor], ratio_clip: float | None) -> Tensor:
     """Of each record's log-ratios, k times (B,), the share that the clamp changes, (B,) float32."""
     ratios = torch.stack(list(log_ratios))  # (k, B)

@@ -91,7 +91,7 @@ def test_the_loss_begins_at_ln_2_exactly(miniature_model: Path) -> None:
     table = asyncio.run(collect(policy, ProjectionScorer(), batch, settings.method, settings.seed, 1.0, 0))
     metrics = make_learner(settings, adapter_scale=0.0).learn(table, 0)
     assert metrics["loss"] == np.float32(math.log(2))
-    assert metrics["margin"] == metrics["drift"] == metrics["implicit_accuracy"] == 0.0
+    assert metrics["margin"] == metrics["drift"] == 0.0 and metrics["implicit_accuracy"] == 0.5
     assert metrics["gradient_norm"] > 0
 
 
@@ -313,6 +313,9 @@ def test_a_poisoned_pair_costs_its_minibatch_alone(run_settings: RunSettings, ta
     metrics = learner.learn(poisoned(table, [0]), 0)
     assert (metrics["optimiser_steps"], metrics["skipped_steps"]) == (1, 1)
     assert sorted(map(math.isnan, metrics["minibatches"]["loss"])) == [False, True]
+    (learnt_from,) = (index for index, loss in enumerate(metrics["minibatches"]["loss"]) if math.isfinite(loss))
+    for name in ("pairs", "loss", "implicit_accuracy", "gradient_norm"):
+        assert metrics[name] == metrics["minibatches"][name][learnt_from], name
     after = flatten_adapter(learner.policy)
     assert np.isfinite(after).all()
     assert not np.array_equal(after, before)

@@ -14,7 +14,7 @@ from pipeline.method_settings import D3POSettings
 from pipeline.methods.base import LossTerms, Method
 from pipeline.noise import INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
-from pipeline.preference_loss import clamped_margin, clamped_share
+from pipeline.preference_loss import clamped_margin, clamped_share, implicit_accuracy
 from pipeline.prompts import SampleBatch
 from pipeline.records import RecordRows, latent_type, record_rows, step_records
 from pipeline.scoring import AsyncScorer
@@ -82,7 +82,7 @@ class D3PO(Method):
         )
         margins = (ratios[0] - ratios[1]).detach()
         diagnostics = {
-            "implicit_accuracy": (margins > 0).float(),
+            "implicit_accuracy": implicit_accuracy(margins),
             "margin": margins,
             "clamped_ratios": clamped_share([ratio.detach() for ratio in ratios], settings.ratio_clip),
         }

@@ -15,6 +15,7 @@ from pipeline.method_settings import DiffusionDPOSettings
 from pipeline.methods.base import LossTerms, Method
 from pipeline.noise import INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
+from pipeline.preference_loss import implicit_accuracy
 from pipeline.prompts import SampleBatch
 from pipeline.records import RecordRows, latent_type, step_records
 from pipeline.scheduler import load_scheduler
@@ -80,7 +81,7 @@ class DiffusionDPO(Method):
         losses, margins = diffusion_dpo_loss(winner, loser, reference_winner, reference_loser, self.settings.beta)
         told = margins.detach()
         diagnostics = {
-            "implicit_accuracy": (told > 0).float(),
+            "implicit_accuracy": implicit_accuracy(told),
             "margin": told,
             "winner_error": winner.detach(),
             "loser_error": loser.detach(),

@@ -13,7 +13,14 @@ from pipeline.method_settings import TailorPOSettings
 from pipeline.methods.base import LossTerms, Method
 from pipeline.noise import INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
-from pipeline.preference_loss import clamped_margin, clamped_share, drift, log_ratio, preference_margin
+from pipeline.preference_loss import (
+    clamped_margin,
+    clamped_share,
+    drift,
+    implicit_accuracy,
+    log_ratio,
+    preference_margin,
+)
 from pipeline.prompts import SampleBatch
 from pipeline.records import RecordRows
 from pipeline.rewards import training_scale
@@ -183,7 +190,7 @@ def step_preference_terms(
         margins = preference_margin(mean, reference_mean, winner, loser, std, reduction)
         ratios = [log_ratio(mean, reference_mean, sample, std, reduction) for sample in (winner, loser)]
         diagnostics = {
-            "implicit_accuracy": (margins > 0).float(),
+            "implicit_accuracy": implicit_accuracy(margins),
             "margin": margins,
             "clamped_ratios": clamped_share(ratios, ratio_clip),
             "drift": drift(mean, reference_mean, std, reduction),
