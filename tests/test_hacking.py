@@ -34,6 +34,7 @@ def test_the_spread_is_that_of_two_draws_of_the_same_prompts() -> None:
     values = np.array([0.0, 2.0, 100.0, 102.0])
     assert redraw_spread(values, np.array([0, 0, 1, 1])) == pytest.approx(1.959964 * np.sqrt(2 * 2 / 4))
     assert redraw_spread(values, np.arange(4)) is None, "noise and prompts cannot be told apart"
+    assert redraw_spread(values, np.array([0, 0, 1, 2])) is None, "a single prompt would decide"
 
 
 def test_the_spread_is_exceeded_once_in_twenty_draws() -> None:
