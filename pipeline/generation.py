@@ -49,8 +49,10 @@ def generate_with_drift(policy: Policy, batch: SampleBatch, run_seed: int) -> tu
     """`generate_latents`, and how far the policy has moved from the reference along these very trajectories.
 
     The drift is mean(||mu_theta - mu_ref||^2) / (2 std^2) over C, H, W, as in training, averaged over `drift_steps`
-    without one that adds no noise. Times C*H*W and the number of steps it estimates the KL divergence of whole
-    trajectories, in nats. It costs a reference call at each of these steps.
+    without one that adds no noise. It costs a reference call at each of these steps. How much a step counts depends on
+    the grid: of DDIM's 20, the last but one weighs more than twenty times as much as any other, for an equal difference
+    of the predicted noise, and is among those measured. So it compares adapters on one grid, and is no estimate of the
+    KL divergence of whole trajectories.
 
     Returns:
         x_0 (B, C, H, W) and drift (B,), both float32.
