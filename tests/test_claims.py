@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from policies import make_policy
 from scorers import CountingScorer, ProjectionScorer
 from settings import miniature_settings, miniature_values
@@ -16,6 +18,7 @@ from pipeline.claims import TABLES
 from pipeline.claims.arms import evenly_spread, step_arms, strength_arms
 from pipeline.claims.guided import guidance_rows, measure_guidance
 from pipeline.claims.order import FINISHES, disagreement, measure_orders, order_rows
+from pipeline.claims.page import least_disagreement
 from pipeline.claims.plan import ClaimsPlan
 from pipeline.config import RunSettings
 from pipeline.config_loading import parse_settings
@@ -105,6 +108,18 @@ def test_orders_differ_where_signs_do_and_ties_count_one_half() -> None:
     assert disagreement(one, other).tolist() == [0.0, 1.0, 1.0, 0.5, 0.5]
 
 
+@given(chances=st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_no_order_differs_from_a_finish_less_often_than_the_bound(chances: list[float]) -> None:
+    chance = np.array(chances)  # that the better candidate of a pair ends better
+    best_order = np.minimum(chance, 1 - chance).mean()
+    assert least_disagreement((2 * chance * (1 - chance)).mean()) <= best_order + 1e-9
+
+
+def test_the_bound_is_tight_for_pairs_alike() -> None:
+    assert least_disagreement(2 * 0.9 * 0.1) == pytest.approx(0.1)
+    assert least_disagreement(0.0) == 0.0 and least_disagreement(0.5) == least_disagreement(0.6) == 0.5
+
+
 def test_shares_are_counted_by_step_and_resampled_by_prompt() -> None:
     table = pa.table(
         {
@@ -163,7 +178,9 @@ def without(settings: RunSettings, *names: str) -> dict[str, Any]:
 
 def test_one_thing_varies_in_a_comparison() -> None:
     base = demo_like()
-    steps, strengths = step_arms(base, 3), strength_arms(base, 3)
+    limited = base.model_copy(update={"budget_seconds": 60.0})
+    steps, strengths = step_arms(limited, 3), strength_arms(limited, 3)
+    assert {arm.settings.budget_seconds for arm in (*steps, *strengths)} == {None}
     assert [len(arm.settings.trained_steps) for arm in steps] == [3, 5, 10]
     assert {arm.settings.iterations for arm in (*steps, *strengths)} == {3}
     assert all(without(arm.settings, "trained_steps") == without(steps[0].settings, "trained_steps") for arm in steps)

@@ -84,6 +84,7 @@ def strength_arms(settings: RunSettings, iterations: int, factors: Sequence[floa
 
 def _arm(settings: RunSettings, iterations: int, label: str, name: str, method: dict[str, Any]) -> Arm:
     values = settings.model_dump(mode="json")
-    values |= {"name": f"{settings.name}-claims-{name}", "iterations": iterations}
+    # A budget of time would end arms whose iterations are dearer after fewer trajectories.
+    values |= {"name": f"{settings.name}-claims-{name}", "iterations": iterations, "budget_seconds": None}
     values["method"] = tailorpo_settings(settings).model_dump(mode="json") | method
     return Arm(label, parse_settings(values))

@@ -48,7 +48,7 @@ def order_rows(table: pa.Table, num_steps: int, seed: int) -> list[dict[str, Any
     """By step from noisy to clean: how often orders differ, with intervals over prompts; a tie counts one half.
 
     `disagree` compares the step-wise order with that of finished images, `final_disagree` that of finished images with
-    that of the same candidates finished again: what no ranking at this step could know.
+    that of the same candidates finished again.
     """
     rows = []
     for step in sorted(set(table["step"].to_pylist())):

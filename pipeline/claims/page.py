@@ -1,5 +1,6 @@
 """The tables as Markdown, under what each of them asks."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,18 +18,35 @@ def claims_page(results: dict[str, Result]) -> str:
 
 def _order(result: Result) -> str:
     rows = [
-        (row["remaining_steps"], _share(row["disagree"]), _share(row["final_disagree"]), row["pairs"])
+        (
+            row["remaining_steps"],
+            _share(row["disagree"]),
+            f"{least_disagreement(row['final_disagree']['mean']):.3f}",
+            _share(row["final_disagree"]),
+            row["pairs"],
+        )
         for row in result["rows"]
     ]
     return _section(
         "Step-wise order and final order",
         "Two candidates drawn from one noisy latent at each step, ordered by their step-wise rewards, and by the "
-        "rewards of the images they become. How often the orders differ; last, how often the order of the images "
-        "differs when the same candidates are finished again, with other noise.",
-        ("steps that remain", "step-wise against final", "final against final again", "pairs"),
+        "rewards of the images they become. How often the orders differ; how often those of the best ranking at that "
+        "step would, at least; and how often the order of the images differs when the same candidates are finished "
+        "again, with other noise, from the mean of which that bound is estimated.",
+        ("steps that remain", "step-wise against final", "at least", "final against final again", "pairs"),
         rows,
         result,
     )
+
+
+def least_disagreement(final_disagree: float) -> float:
+    """In what share of pairs any ranking of candidates differs from that of finished images, at least.
+
+    If the better candidate of a pair ends better with probability p, two finishes of the pair differ in order with
+    probability 2p(1 - p), and the best ranking from one finish with 1 - p. So (1 - sqrt(1 - 2f)) / 2 bounds the mean of
+    the latter, by Jensen's inequality, where f is that of the former, `final_disagree`; 1/2 for f of 1/2 or more.
+    """
+    return 0.5 * (1 - math.sqrt(max(0.0, 1 - 2 * final_disagree)))
 
 
 def _guidance(result: Result) -> str:
@@ -80,7 +98,7 @@ def _arms(result: Result, title: str, text: str) -> str:
     return _section(
         title,
         f"{text} Held-out rewards: aligned less base, over {pairs} pairs of the same prompts and noise. The intervals "
-        "are over the pairs of one run each; how runs of other seeds differ they do not tell.",
+        "are over the prompts, with all their pairs, of one run each; how runs of other seeds differ they do not tell.",
         (
             "run",
             "trained steps",

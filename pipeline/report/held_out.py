@@ -25,7 +25,7 @@ class HeldOutRow:
         kind: a reward, or a measure of hacking.
         measure: its name.
         base, aligned, difference: means over pairs, and over runs.
-        low, high: the 95 % interval of `difference`. Of one run it is the evaluation's own, over pairs; over seeds it
+        low, high: the 95 % interval of `difference`. Of one run it is the evaluation's own, over prompts; over seeds it
             is of the runs' differences and of their prompts; a method of one run keeps that run's.
         win_rate: share of pairs in which the aligned image scores higher; None for a measure of hacking.
         pairs: pairs of images, all runs together; None for a measure of hacking.
