@@ -63,7 +63,8 @@ class RewardSettings(Settings):
     """File, directory or hub id of its weights, where it has any; by default the hub id that the reward declares. The
     URL of an http reward."""
     scale: PositiveFloat | None = None
-    """One unit of the reward, in guidance and in a sum of several; by default the scale the reward declares."""
+    """One unit of the reward, in guidance, in SPO's threshold and in a sum of several; by default the scale the reward
+    declares."""
 
 
 def label_rewards(rewards: Sequence[RewardSettings]) -> tuple[str, ...]:

@@ -87,7 +87,8 @@ class TailorPOSettings(MethodSettings):
     name: Literal["tailorpo"] = "tailorpo"
     """Which algorithm."""
     trained_steps: tuple[int, ...] = (20, 16, 12, 8, 4)
-    """Steps at which two candidates are drawn, counted as steps that remain: num_steps is the noisiest, 1 the last."""
+    """Steps at which two candidates are drawn, counted as steps that remain: num_steps is the noisiest; 1,
+    the last, has no next step to be scored at and is refused."""
     beta: PositiveFloat = 0.1
     """Strength of the implicit KL penalty; it means nothing without `reduction`."""
     reduction: Literal["mean", "sum"] = "mean"
@@ -237,7 +238,7 @@ class DDPOSettings(MethodSettings):
 
 
 class SPOSettings(MethodSettings):
-    """SPO: a pool of candidates from one x_t at every step but the first; best and worst make a pair, any continues."""
+    """SPO: at every step after `plain_steps` a pool of candidates from one x_t; best and worst pair, any continues."""
 
     default_learning_rate: ClassVar[float] = 6e-5
     paper: ClassVar[str] = "arXiv:2406.04314"

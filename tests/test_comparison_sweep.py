@@ -10,7 +10,7 @@ from run_folders import reward_row
 from pipeline.comparison.loading import note_divergence
 from pipeline.comparison.overview import plan_section
 from pipeline.comparison.plan import Plan
-from pipeline.comparison.stopwatch import Stopwatch
+from pipeline.comparison.stopwatch import Stopwatch, seconds_spent
 from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, sweep_prompts, write_sweep_prompts
 from pipeline.demo.grammar import held_out_prompts, train_prompts
 from pipeline.prompt_sets import PromptSets
@@ -32,7 +32,7 @@ def finish_sweep(plan: Plan, differences: dict[str, dict[float, float]]) -> None
                 )
 
 
-def test_the_surest_rise_chooses_for_each_variant_alone(tmp_path: Path) -> None:
+def test_the_rise_chooses_for_each_variant_alone(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     finish_sweep(plan, {"TailorPO": {0.01: 0.2, 0.001: 0.1}, "TailorPO, β 1": {0.01: -0.4, 0.001: -0.3}})
     results = read_sweep(plan)
@@ -56,6 +56,9 @@ def test_the_surest_rise_chooses_for_each_variant_alone(tmp_path: Path) -> None:
         "TailorPO got the highest learning rate of its sweep; a higher one may serve it better.",
         "TailorPO, β 1 got the lowest learning rate of its sweep; a lower one may serve it better.",
     ]
+    assert [point for point in section.points if "no learning rate's gain" in point] == [
+        "In the sweep of TailorPO, β 1 no learning rate's gain was sure; the choice is that which risked least.",
+    ]
 
 
 def test_the_report_says_how_long_it_took_over_every_resumption(tmp_path: Path, monkeypatch) -> None:
@@ -70,6 +73,21 @@ def test_the_report_says_how_long_it_took_over_every_resumption(tmp_path: Path, 
         assert plan_section(plan, {}, []).paragraphs[-1] == f"All of it took {so_far}, evaluation included."
 
 
+def test_a_disk_that_is_full_stops_no_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    stopwatch = Stopwatch(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.comparison.stopwatch.write_json", full)
+        stopwatch.note()
+    assert "time.json was not written, for [Errno 28]" in caplog.text and seconds_spent(tmp_path) is None
+    stopwatch.note()
+    assert seconds_spent(tmp_path) is not None
+
+
 def test_a_variant_that_learns_from_pairs_of_images_is_said_to(tmp_path: Path) -> None:
     offline = {
         "label": "off-line",
@@ -78,7 +96,10 @@ def test_a_variant_that_learns_from_pairs_of_images_is_said_to(tmp_path: Path) -
     section = plan_section(plan_of(tmp_path, variants=[{"label": "a"}, offline]), {}, [])
     assert "off-line learns from pairs of images, not from a reward." in section.paragraphs[-1]
     only = plan_section(plan_of(tmp_path), {}, [])
-    assert "the one after which the reward that its run names had risen most surely" in only.paragraphs[-1]
+    assert (
+        "the one with the highest lower end of the interval by which the reward that its run names had risen, over"
+        in only.paragraphs[-1]
+    )
     assert "learn from pairs" not in only.paragraphs[-1]
 
 
@@ -111,6 +132,7 @@ def test_a_rate_that_diverged_loses_to_every_other(tmp_path: Path) -> None:
         "TailorPO, seed 0, diverged and is left out: NonFiniteScoreError: nan",
         "TailorPO, seed 1, is not finished and is left out.",
         "TailorPO got the lowest learning rate of its sweep; a lower one may serve it better.",
+        "In the sweep of TailorPO no learning rate's gain was sure; the choice is that which risked least.",
     )
     assert [row[5] for row in section.folded[0].rows] == ["-0.3000", "diverged", "diverged", "diverged"]
 

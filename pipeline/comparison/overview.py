@@ -34,7 +34,12 @@ def plan_section(plan: Plan, chosen: Mapping[str, float], results: Sequence[Swee
     return Section(
         "What was compared",
         paragraphs=tuple(sentences),
-        points=(*_left_out(plan), *missing_runs(plan, chosen), *_at_the_edge(plan, chosen)),
+        points=(
+            *_left_out(plan),
+            *missing_runs(plan, chosen),
+            *_at_the_edge(plan, chosen),
+            *_never_sure(plan, chosen, results),
+        ),
         tables=(_plan_table(plan, rates),),
         folded=(_sweep_table(results, chosen),) if results else (),
     )
@@ -55,8 +60,8 @@ def _sweep_sentence(plan: Plan) -> str:
     from_pairs = [cell.label for cell in plan.cells if cell.sweep and not cell.settings.rewards_learnt_from]
     sentence = (
         f"Learning rates were chosen by runs of their own, with seed {sweep.seed} and {sweep.budget_share:.0%} of the "
-        f"budget: the one after which the reward that its run names had risen most surely, by the lower end of its "
-        f"interval, over {sweep.images} pairs of images, from prompts that are in no held-out evaluation."
+        "budget: the one with the highest lower end of the interval by which the reward that its run names had risen, "
+        f"over {sweep.images} pairs of images, from prompts that are in no held-out evaluation."
     )
     return " ".join([sentence, *learning_from_pairs(from_pairs)])
 
@@ -96,6 +101,16 @@ def _at_the_edge(plan: Plan, chosen: Mapping[str, float]) -> list[str]:
             end, beyond = ("highest", "higher") if chosen[cell.label] == rates[-1] else ("lowest", "lower")
             points.append(f"{cell.label} got the {end} learning rate of its sweep; a {beyond} one may serve it better.")
     return points
+
+
+def _never_sure(plan: Plan, chosen: Mapping[str, float], results: Sequence[SweepResult]) -> list[str]:
+    """The variants of which no learning rate was seen to gain, so that the choice fell on the one that risked least."""
+    sure = {one.cell for one in results if one.comparison is not None and one.comparison.low > 0}
+    return [
+        f"In the sweep of {cell.label} no learning rate's gain was sure; the choice is that which risked least."
+        for cell in plan.cells
+        if cell.sweep and cell.label in chosen and cell.label not in sure
+    ]
 
 
 def _amount_of_runs(plan: Plan) -> str:

@@ -46,7 +46,8 @@ class VariantSettings(Settings):
 class SweepSettings(Settings):
     """The choice of a learning rate for every variant and reward, by short runs of one seed.
 
-    The surest rise of the trained reward wins, on prompts that the final evaluation does not use.
+    The rise of the trained reward whose interval has the highest lower end wins, on prompts that the final evaluation
+    does not use.
     """
 
     learning_rates: LearningRates

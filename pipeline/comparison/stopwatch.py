@@ -1,10 +1,13 @@
 """How long a comparison has taken, over all its interruptions."""
 
 import json
+import logging
 from pathlib import Path
 from time import monotonic
 
 from pipeline.run_folder import write_json
+
+logger = logging.getLogger(__name__)
 
 TIME_FILE = "time.json"
 
@@ -22,8 +25,11 @@ class Stopwatch:
         self._begun = monotonic()
 
     def note(self) -> None:
-        """Write down the time until now."""
-        write_json(self._file, {"seconds": self._before + monotonic() - self._begun})
+        """Write down the time until now; a disk that does not take it ends nothing, and the next note tells it too."""
+        try:
+            write_json(self._file, {"seconds": self._before + monotonic() - self._begun})
+        except OSError as error:
+            logger.warning("%s was not written, for %s", self._file, error)
 
 
 def seconds_spent(folder: Path) -> float | None:

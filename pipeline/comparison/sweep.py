@@ -69,9 +69,9 @@ def read_sweep(plan: Plan) -> list[SweepResult]:
 def chosen_learning_rates(plan: Plan, results: Sequence[SweepResult]) -> dict[str, float]:
     """The learning rate of every cell whose sweep is complete, by its label.
 
-    The reward must rise most surely: the lower end of its 95 % interval decides, on prompts and noise that all of them
-    share. The mean would favour high rates, which change pictures more and so rise and fall further by chance. Of
-    equals the smaller wins, and a rate with which a run diverged loses to every other.
+    The lower end of the 95 % interval of the reward's rise decides, on prompts and noise that all of them share. The
+    mean would favour high rates, which change pictures more and so rise and fall further by chance; this favours low
+    ones where no rise is sure. Of equals the smaller wins, and a rate with which a run diverged loses to every other.
     """
     chosen = {}
     for cell in plan.cells:
