@@ -74,6 +74,7 @@ def check_run(settings: RunSettings, kept: PromptSets | None = None) -> int:
     sets = kept or check_prompts(settings.prompts)
     check_scorable(settings, sets.held_out)
     warn_of_unmeasured_diversity(settings)
+    warn_of_nothing_held_out(settings)
     prompts = sets.train + sets.held_out
     # Prompts of data sets are counted when they have been read; a tokenizer takes no empty list.
     return warn_of_long_prompts(settings.model.path, prompts) if prompts else 0
@@ -174,6 +175,16 @@ def warn_of_unmeasured_diversity(settings: RunSettings) -> None:
         logger.warning(
             "no reward has a CLIP, so the evaluation does not measure diversity; add clip_score, or clip with its "
             "path, to evaluation.rewards"
+        )
+
+
+def warn_of_nothing_held_out(settings: RunSettings) -> None:
+    """A reward that is trained on rises when it is hacked, too."""
+    trained = {(reward.name, reward.path) for reward in settings.rewards}
+    if settings.evaluation.images and {(reward.name, reward.path) for reward in settings.evaluation.rewards} <= trained:
+        logger.warning(
+            "the evaluation has no reward but what is trained on, and cannot tell better pictures from a hacked "
+            "reward; add another to evaluation.rewards"
         )
 
 

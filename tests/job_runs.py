@@ -95,7 +95,7 @@ def write_run_config(directory: Path, model: Path, clip: Path, **sections: Any) 
         method={"guidance": {}},
         learner={"ema_decay": 0.9},
         records={"save": True},
-        evaluation={"images": 4, "batch_size": 4},
+        evaluation={"images": 4, "batch_size": 4, "rewards": [{"name": "jpeg_compressibility"}]},
         checkpoint={"grace_seconds": 600},
         **sections,
     )

@@ -230,6 +230,19 @@ def test_long_prompts_are_counted_and_warned_of(
     assert repr(long.strip()) in warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("images", "held_out", "warned"),
+    [(4, [], True), (4, ["jpeg_compressibility"], True), (4, ["jpeg_incompressibility"], False), (0, [], False)],
+)
+def test_an_evaluation_by_nothing_but_the_trained_reward_is_warned_of(
+    miniature_model: Path, caplog: pytest.LogCaptureFixture, images: int, held_out: list[str], warned: bool
+) -> None:
+    evaluation = {"images": images, "rewards": [{"name": name} for name in held_out]}
+    with caplog.at_level(logging.WARNING, "pipeline.preflight"):
+        check_run(miniature_settings(miniature_model, evaluation=evaluation))
+    assert any("no reward but what is trained on" in record.message for record in caplog.records) == warned
+
+
 def test_a_run_whose_prompts_all_lie_in_a_data_set_passes(miniature_model: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.csv").write_text("caption\na fox\na cat\n")
     source = {"path": str(tmp_path / "prompts.csv"), "column": "caption"}
