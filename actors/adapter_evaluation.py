@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
 
 from actors.capacity import WorkerRequest, check_capacity
 from actors.crew import resources_of, shut_down, start_pool
 from actors.drawing import LoraWorker
-from actors.failure import explain_failure
+from actors.failure import RunFailedError, explain_failure
 from actors.imaging import DrawingPlan, draw_and_score
 from actors.prompts import read_held_out
 from actors.reward import RewardActor
@@ -37,6 +36,8 @@ from pipeline.preflight import warn_of_long_prompts
 from pipeline.prompt_settings import PromptColumnSettings
 from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
 from pipeline.rewards import aspect_labels
+from pipeline.rewards.base import NonFiniteScoreError
+from pipeline.secrets import redact
 
 
 def evaluate_adapters(
@@ -57,6 +58,7 @@ def evaluate_adapters(
 
     Raises:
         ValueError: the folder holds an evaluation with other settings, or a data set's prompts cannot be read or drawn.
+        DivergedAdaptersError: images of some adapters cannot be scored; those of all others are evaluated.
         RunFailedError: an actor or a reward failed; the message is the reason.
     """
     open_folder(settings, directory)
@@ -73,7 +75,9 @@ def evaluate_adapters(
     if pending:
         try:
             _draw_and_compare(settings, prompts, pending, directory, say)
-        except (RayError, RuntimeError) as error:
+        except DivergedAdaptersError:
+            raise
+        except Exception as error:  # what a reward raises may be of any class
             raise explain_failure(error, journal=None) from error
     write_text_of_all(settings, held_out_rewards(settings), directory)
     evaluations = {label: read_evaluation(directory / label) for label in buffers}
@@ -98,6 +102,20 @@ def check_room_for_evaluation(settings: AdapterEvaluationSettings) -> None:
 def cpus_of_evaluation(settings: AdapterEvaluationSettings) -> float:
     """CPUs that both pools at their maximum reserve together."""
     return sum(pool.max_workers * pool.num_cpus for pool in (settings.reward_actors, settings.rollout))
+
+
+class DivergedAdaptersError(RunFailedError):
+    """Some adapters draw images that cannot be scored, and would do so again.
+
+    Attributes:
+        reasons: why, by the label of the adapter.
+    """
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        """Take the reasons, of one adapter at least."""
+        told = "; ".join(f"{label}: {reason}" for label, reason in reasons.items())
+        super().__init__(f"{told}; leave out what cannot be evaluated", diverged=True)
+        self.reasons = reasons
 
 
 @dataclass(frozen=True)
@@ -126,7 +144,11 @@ def _draw_and_compare(
     directory: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Evaluate LoRAs, given as buffers of `LoraFile` by label."""
+    """Evaluate LoRAs, given as buffers of `LoraFile` by label.
+
+    Raises:
+        DivergedAdaptersError: some of them cannot be, after all others were.
+    """
     plan = DrawingPlan(
         prompts=prompts,
         count=len(prompts) * settings.images_per_prompt,
@@ -135,18 +157,26 @@ def _draw_and_compare(
         embedder=settings.embedder or first_embedder(settings.rewards),
     )
     labels, aspects = settings.reward_labels, aspect_labels(settings.rewards, settings.reward_labels)
-    fleets = _start_fleets(settings)
+    fleets, diverged = _start_fleets(settings), {}
     try:
         base = fleets.draw(plan, None)
         say(f"base model: {plan.count} images drawn and scored")
         for number, (label, buffer) in enumerate(buffers.items()):
             subject = _subject(buffer, prompts)
             ticket = WeightTicket(number, EVALUATION_ITERATION, subject["adapter_sha256"], [ray.put(buffer)])
-            evaluation = compare_drawn(base, fleets.draw(plan, ticket), labels, aspects, settings.seed)
+            try:
+                aligned = fleets.draw(plan, ticket)
+            except NonFiniteScoreError as error:
+                diverged[label] = redact(f"{type(error).__name__}: {error}")
+                say(f"{label}: {diverged[label]}")
+                continue
+            evaluation = compare_drawn(base, aligned, labels, aspects, settings.seed)
             write_adapter(evaluation, labels, aspects, held_out_rewards(settings), subject, directory / label)
             say(f"{label}: {evaluation.verdict}")
     finally:
         fleets.dismiss()
+    if diverged:
+        raise DivergedAdaptersError(diverged)
 
 
 def _start_fleets(settings: AdapterEvaluationSettings) -> _Fleets:

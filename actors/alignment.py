@@ -135,7 +135,7 @@ def _conclude(
     export = partial(_export, settings, ticket, run_directory)
     exported = patience.keep_trying(f"export the adapter into {run_directory}", export)
     if settings.evaluation.images:
-        evaluation = asyncio.run(evaluate(settings, held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
+        evaluation = _evaluate(settings, held_out, crew, ticket)
         card = adapter_card(settings, ticket.version, evaluation_text(evaluation))
         save = partial(_save_evaluation, evaluation, run_directory, exported / CARD_FILE, card)
         patience.keep_trying(f"write into {run_directory}", save)
@@ -152,6 +152,13 @@ def _conclude(
     }
     patience.keep_trying(f"write into {run_directory}", partial(write_json, run_directory / SUMMARY_FILE, summary))
     return summary
+
+
+def _evaluate(settings: RunSettings, held_out: list[str], crew: Crew, ticket: WeightTicket) -> Evaluation:
+    try:
+        return asyncio.run(evaluate(settings, held_out, crew.rollout_fleet, crew.reward_fleet, ticket))
+    except Exception as error:  # what a reward raises may be of any class
+        raise RuntimeError("the final evaluation failed") from error
 
 
 def _save_evaluation(evaluation: Evaluation, run_directory: Path, card_file: Path, card: str) -> None:

@@ -4,6 +4,7 @@ A task, because its process is its own and dies with the driver: a comparison th
 would write into its folder while it is resumed. None of a run's actors has a name that another run could meet.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from pipeline.progress import Metrics, progress_line
 from pipeline.prompt_sets import PromptSets
 from pipeline.run_folder import METRICS_FILE, MetricsFile
 from pipeline.run_lock import held_alone
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 
@@ -110,7 +113,11 @@ class _Followed:
 
     def tell(self) -> None:
         """Say every iteration that is finished and not yet said."""
-        metrics: list[Metrics] = self._metrics.read()
+        try:
+            metrics: list[Metrics] = self._metrics.read()
+        except OSError as error:  # the run itself has the patience for a storage that fails for a while
+            logger.warning("the metrics of %s cannot be read now: %s", self.run.folder, error)
+            return
         # A resumed run makes the iterations after its last checkpoint again.
         self._told = min(self._told, len(metrics))
         for iteration in metrics[self._told :]:

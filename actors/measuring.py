@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import ray
-from ray.exceptions import RayError
 
 from actors.crew import Crew, start_crew
 from actors.denoising import Probe
@@ -35,7 +34,7 @@ def measure_on_base(settings: RunSettings, probe: Probe, samples: int, directory
     try:
         ray.get([fleet.grow.remote() for fleet in (crew.reward_fleet, crew.rollout_fleet)])
         return pa.concat_tables(asyncio.run(_measure(crew, probe, batches, _base_ticket(settings, crew))))
-    except (RayError, RuntimeError) as error:
+    except Exception as error:  # what a reward raises may be of any class
         raise explain_failure(error, crew.journal, (crew.rollout_fleet, crew.reward_fleet)) from error
     finally:
         crew.dismiss()

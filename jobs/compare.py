@@ -14,9 +14,11 @@ from jobs.quiet import be_quiet, one_readable_message, resumable_by
 from pipeline.comparison.loading import (
     begun_together,
     check_folders,
+    divergence,
     is_finished,
     load_begun,
     load_comparison,
+    note_divergence,
     open_folder,
 )
 from pipeline.comparison.outcome import Outcome, closing_error
@@ -162,7 +164,7 @@ def make_and_evaluate(plan: Plan, resumes: bool, tell: Say) -> Outcome:
     Raises:
         ValueError: a cluster that cannot hold a run, or folders that hold other runs.
     """
-    from actors.cluster import connect, disconnect
+    from actors.cluster import connect, disconnect, refuse_relative_folder
     from actors.crew import check_room, cpus_of_all_workers
     from actors.prompts import prompts_of_run
     from actors.room import check_room_at_once, runs_with_room
@@ -177,6 +179,7 @@ def make_and_evaluate(plan: Plan, resumes: bool, tell: Say) -> Outcome:
     modules = sorted({module for one in settings for module in own_modules(one)})
     cluster = connect(cpus, own_modules=modules)
     try:
+        refuse_relative_folder(cluster, plan.folder)
         for one in settings:
             check_room(one)
         for together in begun_together(plan, plan.comparison.parallel) if plan.comparison.parallel else ():
@@ -231,14 +234,17 @@ def carry_out_phase(
 def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun], tell: Say) -> str | None:
     """Evaluate the adapters of `runs` that are not yet evaluated, into the runs' own folders.
 
+    A run whose adapter draws images that cannot be scored has diverged, at its very end.
+
     Returns:
         Why that failed, which leaves a report to be written all the same; None where it did not.
     """
-    from actors.adapter_evaluation import evaluate_adapters
+    from actors.adapter_evaluation import DivergedAdaptersError, evaluate_adapters
     from actors.failure import RunFailedError, note_failure
     from pipeline.comparison.evaluation import evaluation_settings
     from pipeline.evaluation.preflight import check_evaluation
 
+    runs = [run for run in runs if divergence(run) is None]
     if not runs:
         return None
     try:
@@ -246,7 +252,11 @@ def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun], tell: Say) -> str | N
         check_evaluation(settings)
         tell(f"evaluation: {len(runs)} adapters")
         evaluate_adapters(settings, plan.folder / RUNS_FOLDER, tell)
-    except (RunFailedError, ValueError) as error:
+    except DivergedAdaptersError as error:
+        for label, reason in error.reasons.items():
+            note_divergence(plan.folder / RUNS_FOLDER / label, reason)
+        return evaluate_phase(plan, runs, tell)
+    except (RunFailedError, ValueError, OSError) as error:
         failure = error if isinstance(error, RunFailedError) else RunFailedError(redact(str(error)))
         return f"{failure}; details: {note_failure(failure, plan.folder)}"
     return None

@@ -11,13 +11,15 @@ import yaml
 from comparisons import comparison_values, write_base
 from job_runs import COMPARE, ITERATIONS, FinishedJob, RunningJob
 
-from jobs.compare import main
-from pipeline.comparison.loading import open_folder
+from actors.adapter_evaluation import DivergedAdaptersError
+from jobs.compare import evaluate_phase, main
+from pipeline.comparison.loading import divergence, open_folder
 from pipeline.comparison.plan import Plan, PlannedRun, make_plan
 from pipeline.comparison.settings import ComparisonSettings
 from pipeline.comparison.stopwatch import seconds_spent
 from pipeline.comparison.sweep import chosen_learning_rates
 from pipeline.config_loading import dump_settings, parse_as
+from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.report.wording import duration
 from pipeline.run_folder import CONFIG_FILE, SUMMARY_FILE, MetricsFile, write_text
 
@@ -81,6 +83,26 @@ def test_folders_that_are_there_and_folders_that_are_not_comparisons(
     assert "is no folder of a comparison: it has no comparison.yaml" in error_of(capsys, "--resume", tmp_path)
     assert "resumed as it was" in error_of(capsys, "--resume", tmp_path, "seeds=[3]")
     assert "there is no configuration file" in error_of(capsys, "--config", tmp_path / "nowhere.yaml")
+
+
+def test_a_run_that_diverges_at_its_very_end_leaves_the_evaluation_to_the_others(
+    miniature_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = comparison_values(write_base(tmp_path, miniature_model), sweep=None)
+    plan = make_plan(parse_as(ComparisonSettings, values), tmp_path / "comparison")
+    runs = runs_of(plan)
+    asked: list[list[str]] = []
+
+    def evaluate(settings: AdapterEvaluationSettings, *_: Any) -> None:
+        asked.append([adapter.label for adapter in settings.adapters])
+        if len(asked) == 1:
+            raise DivergedAdaptersError({runs[1].folder.name: "NonFiniteScoreError: nan"})
+
+    monkeypatch.setattr("actors.adapter_evaluation.evaluate_adapters", evaluate)
+    monkeypatch.setattr("pipeline.evaluation.preflight.check_evaluation", lambda _: 0)
+    assert evaluate_phase(plan, runs, print) is None
+    assert [len(labels) for labels in asked] == [len(runs), len(runs) - 1] and runs[1].folder.name not in asked[1]
+    assert divergence(runs[1]) == "NonFiniteScoreError: nan"
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from PIL import Image
 from policies import make_policy
 from settings import miniature_settings
 
-from actors.adapter_evaluation import evaluate_adapters
+from actors import adapter_evaluation
+from actors.adapter_evaluation import DivergedAdaptersError, evaluate_adapters
 from actors.cluster import ClusterInfo
 from jobs.evaluate import main
 from jobs.report import main as report
@@ -32,6 +34,7 @@ from pipeline.lora_file import read_lora
 from pipeline.lora_policy import LoraPolicy
 from pipeline.report.evaluation_file import read_evaluation
 from pipeline.reward_models import RewardModels
+from pipeline.rewards.base import NonFiniteScoreError
 from pipeline.scoring import RewardError
 from pipeline.training_record import training_record
 
@@ -201,13 +204,33 @@ def test_the_report_shows_intervals_measures_and_pictures(folder, tmp_path, caps
 
 def test_a_failure_keeps_what_is_through_and_the_same_command_goes_on(evaluated):
     assert evaluated.error.startswith(
-        "error: NonFiniteScoreError: reward 'tires' returned nan for the prompt 'a red circle'"
+        "error: run: NonFiniteScoreError: reward 'tires' returned nan for the prompt 'a red circle'"
     )
     assert "the same command goes on" in evaluated.error and (evaluated.folder / "error.log").is_file()
     assert evaluated.left == {"style", "kohya"}
     assert "\nstyle: " in evaluated.first and "\nkohya: " in evaluated.first and "\nrun: " not in evaluated.first
     assert "\nstyle: " not in evaluated.second and "\nrun: " in evaluated.second
     assert evaluated.second.endswith((evaluated.folder / "evaluation.md").read_text())
+
+
+def test_an_adapter_whose_images_cannot_be_scored_stops_no_other(folder, tmp_path, monkeypatch):
+    class Fleets:
+        def draw(self, plan, ticket):
+            if ticket is not None and ticket.version == 1:
+                raise NonFiniteScoreError("reward 'clip' cannot score the image decoded for the prompt 'a red circle'")
+
+        def dismiss(self):
+            pass
+
+    written: list[str] = []
+    monkeypatch.setattr(adapter_evaluation, "_start_fleets", lambda _: Fleets())
+    monkeypatch.setattr(adapter_evaluation, "compare_drawn", lambda *_: SimpleNamespace(verdict="as before"))
+    monkeypatch.setattr(adapter_evaluation, "write_adapter", lambda *given: written.append(given[-1].name))
+    with pytest.raises(
+        DivergedAdaptersError, match=r"kohya: NonFiniteScoreError: reward 'clip' cannot .*; leave out"
+    ) as end:
+        evaluate_adapters(settings_in(folder), tmp_path / "anew", print)
+    assert written == ["style", "run"] and list(end.value.reasons) == ["kohya"]
 
 
 def test_an_evaluation_that_is_through_needs_no_actor(folder):

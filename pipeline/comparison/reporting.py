@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.comparison.loading import is_finished
+from pipeline.comparison.loading import divergence, is_finished
 from pipeline.comparison.overview import plan_section
 from pipeline.comparison.plan import Plan
 from pipeline.comparison.sweep import SweepResult, chosen_learning_rates, read_sweep
@@ -44,7 +44,7 @@ def write_comparison_report(plan: Plan) -> Path | None:
     chosen = chosen_learning_rates(plan, results)
     if results:
         write_parquet(_sweep_table(results, chosen), plan.folder / "report_sweep.parquet")
-    labels = {run.folder: run.cell for run in plan.runs(chosen) if is_finished(run)}
+    labels = {run.folder: run.cell for run in plan.runs(chosen) if is_finished(run) and divergence(run) is None}
     if not labels:
         return None
     return write_report(list(labels), plan.folder, labels, [plan_section(plan, chosen, results)])
