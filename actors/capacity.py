@@ -103,10 +103,10 @@ def places_on_nodes(resources: Resources) -> int:
 
 
 def check_object_store(bytes_at_once: int, trajectories: int) -> None:
-    """Refuse an iteration of so many trajectories that fills the driver's object store on a cluster of fixed size.
+    """Refuse an iteration of so many trajectories that fills the driver's object store.
 
-    That is where its light tasks leave the records. Ray would write what has no room to disks, over and over, and fail
-    where they are small.
+    That is where its light tasks leave the records, and no cluster that grows makes it larger. Ray would write what has
+    no room to disks, over and over, and fail where they are small.
 
     Raises:
         ValueError: with the number to set.
@@ -114,7 +114,7 @@ def check_object_store(bytes_at_once: int, trajectories: int) -> None:
     driver = ray.get_runtime_context().get_node_id()
     (resources,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == driver)
     store = int(resources.get("object_store_memory", 0))
-    if bytes_at_once <= store or find_growth(max_nodes_per_type=1).autoscales:
+    if bytes_at_once <= store:
         return
     fitting = max(1, trajectories * store // bytes_at_once)
     raise ValueError(

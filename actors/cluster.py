@@ -139,6 +139,19 @@ def refuse_fleeting_folder(folder: Path) -> None:
         )
 
 
+def refuse_relative_folder(info: ClusterInfo, folder: Path) -> None:
+    """Refuse a relative path of what processes on a joined cluster write into: they work in a copy of this folder.
+
+    Raises:
+        ValueError: with the path to give.
+    """
+    if info.mode == "joined" and not folder.is_absolute():
+        raise ValueError(
+            f"processes of the cluster at {info.address} work in copies of this folder, where {folder} is another one; "
+            f"give absolute paths, such as output_dir={folder.resolve().parent}"
+        )
+
+
 def disconnect(info: ClusterInfo) -> None:
     """Leave the cluster, and stop it if `connect` started it; a connection made by somebody else is left alone."""
     if info.mode != "already connected":

@@ -169,14 +169,14 @@ def carry_out(settings: RunSettings, run_directory: Path, location: str, circums
         prepare_and_align = partial(align_and_report, settings, run_directory, location, circumstances)
         work_until_stopped(prepare_and_align, settings.checkpoint.grace_seconds, tell)
     except RunStoppedError as stopped:
-        tell(f"{stopped}; continue with: {resume_command(location)}")
+        tell(f"{stopped}; {how_to_go_on(run_directory, location)}")
         sys.exit(stopped.exit_code)
     except (RunFailedError, StorageError) as error:
         failure = failure_of(error)
         details = str(note_failure(failure, run_directory)).replace(str(run_directory), location)
         tell(
             f"error: {failure.report}\n"
-            f"All that was done is kept; when the cause is gone, continue with --resume {location}\n"
+            f"All that was done is kept; when the cause is gone, {how_to_go_on(run_directory, location)}\n"
             f"Details: {details}, {location}/{LOG_FILE}; logs of every process: "
             f"{circumstances['cluster']['log_directory']}"
         )
@@ -225,9 +225,12 @@ def align_and_report(
     print_summary(summary, run_directory, location, report.name)
 
 
-def resume_command(location: str) -> str:
-    """What takes a run up again."""
-    return f"python jobs/align.py --resume {shlex.quote(location)}"
+def how_to_go_on(run_directory: Path, location: str) -> str:
+    """What takes a run up again; one that has no configuration in its folder yet can only be begun anew."""
+    if (run_directory / CONFIG_FILE).is_file():
+        return f"continue with: python jobs/align.py --resume {shlex.quote(location)}"
+    removing = "" if is_object_storage(location) else f"remove {location}, if it is there, and "
+    return f"{removing}begin again: nothing was made yet"
 
 
 def tell(text: str) -> None:

@@ -18,7 +18,7 @@ from job_runs import ITERATIONS, REPOSITORY, FinishedJob, write_run_config
 from PIL import Image
 from settings import miniature_settings
 
-from jobs.align import main, parse_arguments, run
+from jobs.align import how_to_go_on, main, parse_arguments, run
 from pipeline.config_loading import load_settings
 from pipeline.evaluation.image_statistics import IMAGE_STATISTICS
 from pipeline.prompts import load_train_prompts
@@ -58,6 +58,14 @@ def test_a_run_that_another_process_began_meanwhile_is_not_begun_again(miniature
     (tmp_path / settings.name).mkdir()
     with pytest.raises(ValueError, match="exists; continue it by --resume"):
         run(settings, settings.location, begins=True)
+
+
+def test_how_to_go_on_is_what_will_work(tmp_path):
+    begin_again = "begin again: nothing was made yet"
+    assert how_to_go_on(tmp_path, str(tmp_path)) == f"remove {tmp_path}, if it is there, and {begin_again}"
+    assert how_to_go_on(tmp_path, "s3://bucket/runs/a") == begin_again
+    (tmp_path / "config.yaml").touch()
+    assert how_to_go_on(tmp_path, str(tmp_path)) == f"continue with: python jobs/align.py --resume {tmp_path}"
 
 
 # What a finished run leaves behind

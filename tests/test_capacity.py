@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from actors.cluster import (
     connect,
     disconnect,
     refuse_fleeting_folder,
+    refuse_relative_folder,
     start_ray,
 )
 
@@ -143,7 +144,8 @@ ASK_THE_CLUSTER = """
 import json
 from dataclasses import asdict
 import actors.capacity
-from actors.capacity import WorkerRequest, _published_status_shows_autoscaling, check_capacity, find_growth
+from actors.capacity import WorkerRequest, _published_status_shows_autoscaling
+from actors.capacity import check_capacity, check_object_store, find_growth
 from actors.cluster import connect
 actors.capacity.STATUS_PATIENCE_S = 240.0
 info = connect()
@@ -154,7 +156,13 @@ try:
     refusal = ""
 except ValueError as error:
     refusal = str(error)
-print(json.dumps([info.mode, info.resources["CPU"], asdict(growth), refusal, _published_status_shows_autoscaling()]))
+try:
+    check_object_store(10**15, trajectories=64)
+    no_room = ""
+except ValueError as error:
+    no_room = str(error)
+shown = _published_status_shows_autoscaling()
+print(json.dumps([info.mode, info.resources["CPU"], asdict(growth), refusal, no_room, shown]))
 """
 
 
@@ -165,7 +173,7 @@ def test_an_autoscaling_cluster_is_measured_by_what_it_can_grow_to(autoscaling_c
     command = [sys.executable, "-c", ASK_THE_CLUSTER]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
-    mode, cpus_now, growth, refusal, status_shows_autoscaling = json.loads(done.stdout.splitlines()[-1])
+    mode, cpus_now, growth, refusal, no_room, status_shows_autoscaling = json.loads(done.stdout.splitlines()[-1])
     assert mode == "joined"
     assert cpus_now < 4, "no node has been started yet: what is measured is growth"
     assert growth == {"autoscales": True, "largest": [{"CPU": 1}, {"CPU": 4}, {"CPU": 4}, {"CPU": 4}]}
@@ -173,6 +181,7 @@ def test_an_autoscaling_cluster_is_measured_by_what_it_can_grow_to(autoscaling_c
         "asks for 4 x rollout with 4 CPU, but this autoscaling cluster can grow to at most 1 x node with 1 CPU"
         in refusal
     )
+    assert "the driver's holds" in no_room, "nodes that will join do not enlarge the driver's object store"
     assert status_shows_autoscaling is True
 
 
@@ -185,6 +194,14 @@ def test_results_in_the_uploaded_copy_of_a_submitted_job_are_refused(tmp_path: P
     refuse_fleeting_folder(tmp_path / "runs" / "demo")
     with pytest.raises(ValueError, match=r"s3:/bucket/runs is no path; only jobs/align.py writes to object storage"):
         refuse_fleeting_folder(Path("s3://bucket/runs"))
+
+
+def test_a_relative_folder_is_refused_where_processes_work_in_copies_of_this_one(ray_session: ClusterInfo):
+    joined = replace(ray_session, mode="joined")
+    with pytest.raises(ValueError, match=rf"give absolute paths, such as output_dir={Path.cwd() / 'runs'}"):
+        refuse_relative_folder(joined, Path("runs/mine"))
+    refuse_relative_folder(joined, Path("/shared/runs/mine"))
+    refuse_relative_folder(ray_session, Path("runs/mine"))
 
 
 @pytest.mark.parametrize(("slow_starts", "starts"), [(0, 1), (2, 3), (3, 3)])

@@ -84,7 +84,7 @@ def test_a_poisoned_reward_stops_the_run_with_one_readable_report(poisoned_run):
     assert where.startswith("where: in score") and " on reward-0, in collect on rollout-0, in batch " in where
     assert where.endswith(" of iteration 0, with policy version 0")
     assert " failed like this since the run was started" in how_often and "reward.path" in what_to_do
-    assert lines[4].endswith(f"continue with --resume {folder}")
+    assert lines[4].endswith(f"continue with: python jobs/align.py --resume {folder}")
     assert len(lines) == 6 and "Traceback" not in job.stdout
     details, logs = lines[5].removeprefix("Details: ").split("; logs of every process: ")
     assert details == f"{folder / 'error.log'}, {folder / 'log.jsonl'}"
