@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from base64 import b64encode
@@ -19,23 +17,20 @@ import torch
 from eventually import wait_until
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from job_runs import REPOSITORY
+from impatient_reward import ImpatientReward
+from scoring_server import ScoringServer
 from settings import miniature_settings
 from torch import Tensor
 
 from actors.reward import RewardActor
 from pipeline.rewards import load_reward, reward_class
 from pipeline.rewards.base import RewardError
-from pipeline.rewards.remote import HttpReward, pack_request, unpack_scores
+from pipeline.rewards.remote import pack_request, unpack_scores
 
 pytest_plugins = ["model_fixtures"]
 
 CPU = torch.device("cpu")
 PROMPTS = ["a red circle", "ein Fuß", "🦊"]
-
-
-class ImpatientReward(HttpReward):
-    timeout_s, tries, backoff_s = 20.0, 3, 0.01
 
 
 class HurriedReward(ImpatientReward):
@@ -61,17 +56,16 @@ def images() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def example_server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    command = [sys.executable, "examples/rewards/http_server.py", "--port", "0"]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as it:
-        assert it.stdout is not None
-        yield it.stdout.readline().strip(), it
-        it.kill()
+def example_server() -> Iterator[ScoringServer]:
+    with ScoringServer() as server:
+        yield server
 
 
 def test_the_example_server_scores_as_the_reward_in_this_process_does(example_server, images: Tensor) -> None:
-    url, _ = example_server
-    remote, local = load_reward("http", url, CPU, torch.float32), load_reward("jpeg_compressibility", None, CPU, CPU)
+    remote, local = (
+        load_reward("http", example_server.url, CPU, torch.float32),
+        load_reward("jpeg_compressibility", None, CPU, CPU),
+    )
     for count in (3, 1):
         scores = remote.score(images[:count], PROMPTS[:count])
         assert scores.dtype == torch.float32 and scores.shape == (count,)
@@ -81,14 +75,14 @@ def test_the_example_server_scores_as_the_reward_in_this_process_does(example_se
 def test_a_reward_actor_scores_over_http(example_server, miniature_model) -> None:
     latents = np.random.default_rng(0).standard_normal((3, 4, 8, 8), dtype=np.float32)
     threads = torch.get_num_threads()
-    rewards = [{"name": "http", "path": example_server[0]}, {"name": "jpeg_compressibility"}]
+    rewards = [{"name": "http", "path": example_server.url}, {"name": "jpeg_compressibility"}]
     scores = [RewardActor(miniature_settings(miniature_model, reward=it)).score(latents, PROMPTS, 0) for it in rewards]
     torch.set_num_threads(threads)
     np.testing.assert_allclose(*scores, rtol=1e-6)
 
 
 def test_the_example_server_refuses_what_it_cannot_read(example_server, images: Tensor) -> None:
-    url, _ = example_server
+    url = example_server.url
     with pytest.raises(RewardError, match=r"reward 'http': http://.*/nowhere answered with HTTP 404: "):
         ImpatientReward(url.replace("score", "nowhere"), CPU).score(images, PROMPTS)
     for body in (b"", b"garbage", msgpack.packb({"images": b"garbage", "prompts": []}), msgpack.packb([1])):
@@ -96,14 +90,14 @@ def test_the_example_server_refuses_what_it_cannot_read(example_server, images: 
             ImpatientReward(url, CPU)._post(body)
 
 
-def test_a_server_that_is_killed_stops_the_run_loudly(example_server, images: Tensor) -> None:
-    url, process = example_server
-    reward = ImpatientReward(url, CPU)
-    reward.score(images, PROMPTS)
-    process.kill()
-    process.wait()
-    with pytest.raises(RewardError, match=rf"no answer from {url} in 3 tries: .*Connection refused"):
+def test_a_server_that_is_killed_is_told_of_and_one_that_is_back_is_asked(example_server, images: Tensor) -> None:
+    reward = ImpatientReward(example_server.url, CPU)
+    before = reward.score(images, PROMPTS)
+    example_server.kill()
+    with pytest.raises(RewardError, match=rf"no answer from {reward.url} in 3 tries: .*Connection refused"):
         reward.score(images, PROMPTS)
+    example_server.start_again()
+    assert torch.equal(reward.score(images, PROMPTS), before)
 
 
 # Servers that misbehave

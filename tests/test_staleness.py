@@ -1,5 +1,7 @@
 """Rollouts one iteration ahead of the learner: the actors against one process, taken up again, and what is refused."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,12 @@ import pyarrow.parquet
 import pytest
 import torch
 from crew_fixtures import fresh, metrics_in
+from eventually import wait_until
 from in_process import align_in_process
+from scoring_server import ScoringServer
 from settings import miniature_settings
 
+from actors.failure import LastingFailureError
 from actors.inputs import read_inputs
 from actors.training import train
 from actors.weights import checksum_of
@@ -23,12 +28,19 @@ pytest_plugins = ["crew_fixtures", "model_fixtures"]
 
 
 @pytest.fixture(scope="module")
-def settings(miniature_model: Path, miniature_clip: Path) -> RunSettings:
+def server() -> Iterator[ScoringServer]:
+    with ScoringServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def settings(miniature_model: Path, miniature_clip: Path, server: ScoringServer) -> RunSettings:
     """Two rewards in running units, so that the normalisation of the older policy matters too."""
+    remote = {"name": "impatient_reward:ImpatientReward", "path": server.url, "weight": 0.5}
     return miniature_settings(
         miniature_model,
-        iterations=4,
-        reward=[{"name": "clip", "path": str(miniature_clip)}, {"name": "jpeg_compressibility", "weight": 0.5}],
+        iterations=5,
+        reward=[{"name": "clip", "path": str(miniature_clip)}, remote],
         reward_normalisation="running",
         rollout={"max_staleness": 1},
         records={"save": True},
@@ -46,21 +58,34 @@ def expected(settings: RunSettings) -> list[str]:
 
 
 @pytest.mark.slow
-def test_actors_one_iteration_ahead_equal_one_process_though_they_were_stopped_between(
-    settings, expected, crew, tmp_path
+def test_actors_one_iteration_ahead_equal_one_process_though_a_reward_server_died_between(
+    settings, expected, server, crew, tmp_path
 ):
     """The second half has a new store and a new journal: the older policy can come from the checkpoint alone."""
     inputs = read_inputs(settings)
-    train(settings.model_copy(update={"iterations": 2}), inputs, fresh(crew, tmp_path, settings), tmp_path)
+    killer = threading.Thread(target=kill_after_two_iterations, args=(server, tmp_path / "metrics.jsonl"))
+    killer.start()
+    with pytest.raises(LastingFailureError, match=f"no answer from {server.url} in 3 tries"):
+        train(settings, inputs, fresh(crew, tmp_path, settings), tmp_path)
+    killer.join()
+    kept = metrics_in(tmp_path)
+    assert 2 <= len(kept) < settings.iterations
+    server.start_again()
     train(settings, inputs, fresh(crew, tmp_path, settings), tmp_path)
     metrics = metrics_in(tmp_path)
+    assert metrics[: len(kept)] == kept, "what was learnt before was learnt again"
     assert [line["adapter_sha256"] for line in metrics] == expected
-    assert [line["policy_age"] for line in metrics] == [0, 1, 1, 1]
+    assert [line["policy_age"] for line in metrics] == [0, 1, 1, 1, 1]
     versions = [
         set(pa.parquet.read_table(path)["policy_version"].to_pylist())
         for path in sorted((tmp_path / "records").iterdir())
     ]
-    assert versions == [{0}, {0}, {1}, {2}]
+    assert versions == [{0}, {0}, {1}, {2}, {3}]
+
+
+def kill_after_two_iterations(server: ScoringServer, metrics: Path) -> None:
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, interval_s=0.01)
+    server.kill()
 
 
 def records_of(*versions: int) -> pa.Table:

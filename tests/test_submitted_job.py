@@ -110,6 +110,11 @@ def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end_
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     follower = head.start("job", "logs", "--address", head.address, "--follow", "first")
     wait_for_iterations(folder, 1)
+    # The same run under another name, on the same cluster at the same time.
+    beside = write_config(miniature_model, tmp_path, name=other.name, iterations=FEWER_ITERATIONS)
+    options = ("--no-wait", "--submission-id", "other")
+    submitted = head.ray(*submission(head, "--config", str(beside), options=options))
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     stopped = head.ray("job", "stop", "--address", head.address, "first")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
 
@@ -123,11 +128,6 @@ def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end_
     assert named_actors(head, job["job_id"]) == [], "another run's would be taken for them"
     wait_until_dead(head, job["job_id"])
 
-    # The same run under another name, on the same cluster at the same time.
-    beside = write_config(miniature_model, tmp_path, name=other.name, iterations=FEWER_ITERATIONS)
-    options = ("--no-wait", "--submission-id", "other")
-    submitted = head.ray(*submission(head, "--config", str(beside), options=options))
-    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     resumed = head.ray(*submission(head, "--resume", str(folder), options=("--submission-id", "resumed")))
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert f"iteration {ITERATIONS}/{ITERATIONS}" in resumed.stdout and "aligned in" in resumed.stdout
@@ -142,6 +142,8 @@ def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end_
     assert max(job["start_time"] for job in jobs) < min(job["end_time"] for job in jobs), "they did not meet"
     adapters = [[line["adapter_sha256"] for line in finished(run)] for run in (other, folder)]
     assert len(adapters[0]) == FEWER_ITERATIONS and adapters[0] == adapters[1][:FEWER_ITERATIONS]
+    last = finished(other)[-1]
+    assert last["lost/rollout"] == last["lost/reward"] == 0, "the other job's end took workers along"
 
 
 @pytest.mark.slow
