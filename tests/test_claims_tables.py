@@ -55,7 +55,7 @@ def test_every_table_has_its_section_and_its_numbers() -> None:
     page = claims_page({name: result(name) for name in TABLES})
     assert page.count("\n## ") == len(TABLES)
     assert page.count("Made from `demo` with seed 5, in 3 s.") == len(TABLES)
-    assert "| 16 | 0.250 [0.125, 0.500] | 0.250 [0.125, 0.500] | 8 |" in page
+    assert "| 16 | 0.250 [0.125, 0.500] | 0.146 | 0.250 [0.125, 0.500] | 8 |" in page
     assert "| 20 | 0.250 [0.125, 0.500] | 0.83 | 0.250 [0.125, 0.500] | 8 |" in page
     changed = "+0.5000 [-0.2500, +1.0000]"
     assert f"| 3 steps | 20, 14, 7 | {changed} | {changed} |  |  | 64 | 29 | 12 | 10 |" in page
