@@ -30,7 +30,8 @@ def rollout_diagnostics(table: pa.Table, trained_steps: Sequence[int]) -> dict[s
         sums[index] = torch.from_numpy(columns[:, steps == step].sum(axis=1))
     final = _column(table, "final_reward")
     guided = len(table) - table["guidance_move"].null_count
-    sums[-1, :3] = torch.tensor([len(final), float(final.astype(np.float64).sum()), guided])
+    totals = [len(final), float(final.astype(np.float64).sum()), guided]
+    sums[-1, :3] = torch.tensor(totals, dtype=torch.float64)
     return _rollout_means(sum_over_workers(sums))
 
 

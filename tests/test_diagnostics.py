@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -89,6 +90,14 @@ def test_rollouts_are_told_by_trained_step() -> None:
         "step_accepted": [1.0, 0.5],
         "step_move": [1.0, 3.0],
     }
+
+
+def test_the_mean_reward_is_that_of_the_float32_rewards_and_no_coarser() -> None:
+    table = make_table()
+    rewards = np.linspace(0.1, 0.9, len(table), dtype=np.float32) / 3
+    place = table.schema.get_field_index("final_reward")
+    table = table.set_column(place, table.schema.field(place), pa.array(rewards))
+    assert rollout_diagnostics(table, trained_steps=(0, 2))["reward"] == rewards.astype(np.float64).mean()
 
 
 def test_a_step_without_records_has_no_means() -> None:
