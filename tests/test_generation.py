@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from job_runs import REPOSITORY
 from policies import make_policy
 from settings import miniature_settings
 
@@ -14,6 +15,8 @@ from pipeline.config import RunSettings
 from pipeline.generation import drift_steps, evaluation_batch, generate_latents
 from pipeline.noise import EVALUATION_ITERATION, INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
+from pipeline.scheduler import load_scheduler
+from pipeline.transitions import DDIMTransition
 
 pytest_plugins = ["model_fixtures"]
 
@@ -45,6 +48,18 @@ def test_the_drift_is_measured_evenly_over_the_grid(num_steps: int) -> None:
     assert abs(before - after) <= 1
     gaps = {late - early for early, late in itertools.pairwise(steps)}
     assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_of_twenty_steps_the_last_but_one_outweighs_all_others_in_the_drift() -> None:
+    transition = DDIMTransition.from_scheduler(load_scheduler(str(REPOSITORY / "models" / "demo")), 20, eta=1.0)
+    x_t = torch.zeros(1, 1, 1, 1)
+    weights = []
+    for step in range(20):
+        mean, std = transition.mean_std(torch.zeros_like(x_t), x_t, step)
+        moved, _ = transition.mean_std(torch.ones_like(x_t), x_t, step)
+        weights.append(float((moved - mean) ** 2 / (2 * std**2)))
+    *_, second, heaviest = sorted(weights)
+    assert weights[18] == heaviest > 20 * second and 18 in drift_steps(20)
 
 
 def test_latents_are_the_chain_of_the_transition(policy: Policy) -> None:
