@@ -130,10 +130,15 @@ def scraped(address: str) -> dict[tuple[str, frozenset[str]], float]:
     return {(sample[1], frozenset(sample[2].split(","))): float(sample[3]) for sample in samples if sample}
 
 
-def test_two_learner_workers_equal_one_up_to_rounding(settings, expected, crew, tmp_path):
+def test_two_learner_workers_equal_one_up_to_rounding_though_one_of_them_dies(settings, expected, crew, tmp_path):
     run = fresh(crew, tmp_path, settings)
     pair = settings.model_copy(update={"learner": settings.learner.model_copy(update={"num_workers": 2})})
+    killed: list[str] = []
+    killer = threading.Thread(target=kill_a_learner_worker, args=(tmp_path, killed))
+    killer.start()
     train(pair, read_inputs(pair), run, tmp_path)
+    killer.join()
+    assert killed == ["RayTrainWorker"]
     found = load_weights(ray.get(run.store.current.remote()))
     np.testing.assert_allclose(found, expected[-1], rtol=0, atol=ROUNDING)
     assert len(hashes(tmp_path)) == settings.iterations
@@ -153,7 +158,8 @@ def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings,
     killer.start()
     train(settings, read_inputs(settings), run, tmp_path)
     killer.join()
-    assert killed == ["RolloutWorker", "RewardActor", "WeightStore", "Journal", "RayTrainWorker", "TrainController"]
+    workers = ["RolloutWorker.collect", "RewardActor.score"]
+    assert killed == [*workers, "WeightStore", "Journal", "RayTrainWorker", "TrainController"]
     assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]
     assert keys_found(tmp_path) == keys_expected(settings)
     for fleet, before in zip((crew.rollout_fleet, crew.reward_fleet), lost_before, strict=True):
@@ -162,19 +168,40 @@ def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings,
 
 def kill_one_after_another(crew: Crew, directory: Path, killed: list[str]) -> None:
     """SIGKILL in the second iteration, while rollouts are under way."""
-    metrics = directory / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1)
-    for name, fleet in (
-        ("RolloutWorker", crew.rollout_fleet),
-        ("RewardActor", crew.reward_fleet),
-        ("WeightStore", crew.reward_fleet),
-        ("Journal", crew.reward_fleet),
-        ("RayTrainWorker", crew.reward_fleet),
-        ("TrainController", crew.reward_fleet),
-    ):
-        wait_until(lambda fleet=fleet: ray.get(fleet.stats.remote()).busy > 0, interval_s=0.01)
+    wait_for_the_first_iteration(directory)
+    for name in ("RolloutWorker.collect", "RewardActor.score"):
+        kill_in_a_call(name)
+        killed.append(name)
+    for name in ("WeightStore", "Journal", "RayTrainWorker", "TrainController"):
+        wait_until(lambda: ray.get(crew.reward_fleet.stats.remote()).busy > 0, interval_s=0.01)
         kill_process_of(name)
         killed.append(name)
+
+
+def kill_a_learner_worker(directory: Path, killed: list[str]) -> None:
+    """SIGKILL the newest one in the second iteration."""
+    wait_for_the_first_iteration(directory)
+    kill_process_of("RayTrainWorker")
+    killed.append("RayTrainWorker")
+
+
+def wait_for_the_first_iteration(directory: Path) -> None:
+    """Wait for its metrics."""
+    metrics = directory / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1)
+
+
+def kill_in_a_call(call: str) -> None:
+    """SIGKILL the first process that is seen in a call of a method, stopped meanwhile so that the call cannot end."""
+    dead = False
+    while not dead:
+        for process in processes_of(call):
+            process.suspend()
+            if dead := f"ray::{call}" in title_of(process):
+                process.kill()
+                process.wait(PATIENCE_S)
+                break
+            process.resume()
 
 
 def kill_process_of(actor_class: str) -> None:
@@ -185,10 +212,17 @@ def kill_process_of(actor_class: str) -> None:
 
 
 def process_of(actor_class: str) -> psutil.Process:
-    """An actor's process in this test's own Ray, the raylet of which is a child of this process."""
+    """The newest process of an actor class."""
+    return max(processes_of(actor_class), key=lambda process: process.create_time())
+
+
+def processes_of(title: str) -> list[psutil.Process]:
+    """Of the actors of this test's own Ray, the raylet of which is a child of this process, those so called by Ray.
+
+    Ray calls a process `ray::Class.method` while it is in a call, else `ray::Class`.
+    """
     processes = psutil.Process().children(recursive=True)
-    found = [process for process in processes if f"ray::{actor_class}" in title_of(process)]
-    return max(found, key=lambda process: process.create_time())
+    return [process for process in processes if f"ray::{title}" in title_of(process)]
 
 
 def title_of(process: psutil.Process) -> str:

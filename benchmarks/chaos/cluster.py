@@ -57,12 +57,12 @@ class LocalCluster:
             if node.all_processes["raylet"][0].process.pid not in raylets
         ]
 
-    def processes(self, actor_class: str) -> list[psutil.Process]:
-        """Processes of actors of a class, oldest first."""
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Processes of actors that Ray calls so (`Class`, or `Class.method` in a call), oldest first."""
         found = []
         for process in psutil.Process().children(recursive=True):
             try:
-                if " ".join(process.cmdline()).startswith(f"ray::{actor_class}"):
+                if " ".join(process.cmdline()).startswith(f"ray::{title}"):
                     found.append(process)
             except psutil.NoSuchProcess:  # it ended since it was listed
                 continue

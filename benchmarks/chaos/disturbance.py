@@ -3,14 +3,16 @@
 import random
 import time
 
+import psutil
+
 from benchmarks.chaos.cluster import LocalCluster
 from benchmarks.chaos.run import AlignJob
 
 NODES, CPUS_PER_NODE = 3, 4
 NODE, DRIVER = "a whole node", "the driver, resumed"
 VICTIMS = {
-    "a rollout worker": "RolloutWorker",
-    "a reward actor": "RewardActor",
+    "a rollout worker in a trajectory": "RolloutWorker.collect",
+    "a reward actor in a call": "RewardActor.score",
     "the weight store": "WeightStore",
     "the journal": "Journal",
     "a learner worker": "RayTrainWorker",
@@ -18,6 +20,8 @@ VICTIMS = {
     NODE: "",
     DRIVER: "",
 }
+"""What Ray calls the processes of each: `Class.method` while they are in a call, else `Class`."""
+
 SMALL_RUN = [
     "sampling.num_steps=6",
     "method.trained_steps=[5,4]",
@@ -50,9 +54,25 @@ def kill(job: AlignJob, cluster: LocalCluster, victim: str, rng: random.Random) 
     elif victim == DRIVER:
         job.kill_driver()
     else:
-        while not (processes := cluster.processes(VICTIMS[victim])):
-            time.sleep(0.1)
-        rng.choice(processes).kill()
+        while not kill_one(cluster, VICTIMS[victim], rng):
+            time.sleep(0.01)
+
+
+def kill_one(cluster: LocalCluster, title: str, rng: random.Random) -> bool:
+    """SIGKILL a process so called by Ray, if one still is once it is stopped: then its call cannot end."""
+    processes = cluster.processes(title)
+    if not processes:
+        return False
+    process = rng.choice(processes)
+    try:
+        process.suspend()
+        if process not in cluster.processes(title):
+            process.resume()
+            return False
+        process.kill()
+    except psutil.NoSuchProcess:  # it ended since it was listed
+        return False
+    return True
 
 
 def wait_for_iterations(job: AlignJob, count: int) -> None:

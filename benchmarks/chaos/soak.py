@@ -4,8 +4,9 @@
 
 One small run on a cluster of this machine, in which a victim is killed every `--calm` iterations or thereabouts, in the
 seeded order of `benchmarks.chaos`. After every iteration the resident size of every process and the object stores are
-looked at. Writes results/soak.json: whether every iteration is there exactly once, the kills, for every role the median
-size in each tenth of the run, and whether its longest-lived process has stopped growing.
+looked at. The same run then goes through undisturbed. Writes results/soak.json: whether every iteration is there once
+and ended with the adapter of the undisturbed run, the kills, for every role the median size in each tenth of the run,
+and whether its longest-lived process has stopped growing.
 """
 
 import argparse
@@ -70,21 +71,30 @@ def main() -> None:
             try:
                 samples, kills = soak(job, cluster, options.iterations, options.calm, options.seed)
                 job.finish()
-                iterations = [metrics["iteration"] for metrics in job.metrics()]
+                undisturbed = AlignJob(options.config, overrides, Path(folder) / "undisturbed", cluster.address)
+                undisturbed.finish()
+                found, expected = adapters(job), adapters(undisturbed)
             finally:
                 job.stop()
     finally:
         cluster.shutdown()
     result = {
         "iterations": options.iterations,
-        "every_iteration_once": iterations == list(range(options.iterations)),
+        "every_iteration_once": [iteration for iteration, _ in found] == list(range(options.iterations)),
+        "same_adapter_after_every_iteration": found == expected,
         "kills": kills,
         "mebibytes": summarise(samples, options.iterations),
     }
     write_json(options.output, {**result, "overrides": overrides, "environment": describe_environment()})
     print(f"{len(kills)} kills; every iteration exactly once: {result['every_iteration_once']}")
+    print(f"the same adapter after each as in the undisturbed run: {result['same_adapter_after_every_iteration']}")
     for role, sizes in result["mebibytes"].items():
         print(f"{role}: {sizes}")
+
+
+def adapters(job: AlignJob) -> list[tuple[int, str]]:
+    """Number and checksum of the adapter of every iteration, in the order in which they were done."""
+    return [(metrics["iteration"], metrics["adapter_sha256"]) for metrics in job.metrics()]
 
 
 def soak(
