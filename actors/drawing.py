@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.loading import loads_within
 from actors.weights import WeightTicket, load_weights
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.prompts import SampleBatch
@@ -79,4 +80,5 @@ class LoraWorker(DrawingWorker):
         """Load the base model."""
         from actors.denoising import LoraSampler
 
-        super().__init__(LoraSampler(settings))
+        with loads_within(settings.rollout.timeout_seconds):
+            super().__init__(LoraSampler(settings))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.loading import loads_within
 from actors.logs import log_in_actor
 from pipeline.config import RewardSettings
 from pipeline.evaluation.measured import ImageMeasures
@@ -35,7 +36,8 @@ class RewardActor:
 
         log_in_actor("reward")
         torch.set_num_threads(settings.reward_actors.threads)
-        self.models = RewardModels(settings)
+        with loads_within(settings.reward_actors.timeout_seconds):
+            self.models = RewardModels(settings)
 
     def ready(self) -> bool:
         """True once the models are loaded; the fleet leases the actor from then on."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from actors.drawing import DrawingWorker
+from actors.loading import loads_within
 from actors.logs import log_in_actor
 from actors.metrics import RolloutMetrics
 from actors.weights import WeightTicket
@@ -35,7 +36,8 @@ class RolloutWorker(DrawingWorker):
         from actors.denoising import Denoiser
 
         log_in_actor("rollout")
-        super().__init__(Denoiser(settings, reward_fleet))
+        with loads_within(settings.rollout.timeout_seconds):
+            super().__init__(Denoiser(settings, reward_fleet))
         self._metrics = RolloutMetrics(settings.name)
         self._trajectories_per_sample = settings.method.trajectories_per_sample
 

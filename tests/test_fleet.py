@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ray.exceptions import ActorDiedError
 from actors.fleet import Fleet, start_fleet
 from actors.fleet_state import FleetError
 from actors.leasing import call_leased, call_leased_sync
+from actors.loading import loads_within
 
 pytest_plugins = ["fleet_fixtures"]
 
@@ -42,6 +44,19 @@ class HangingWorker:
         if self.hangs:
             os.kill(os.getpid(), signal.SIGSTOP)
         return os.getpid()
+
+
+class HangingLoader:
+    """The first of them hangs while it loads, and holds Python's lock meanwhile; the others load at once."""
+
+    def __init__(self, directory: Path) -> None:
+        with loads_within(3.0):
+            if not (directory / "first").exists():
+                (directory / "first").touch()
+                re.fullmatch("(a+)+", "a" * 60 + "b")
+
+    def ready(self) -> bool:
+        return True
 
 
 class BrokenGpuWorker:
@@ -331,6 +346,14 @@ def test_a_worker_that_hangs_is_killed_and_replaced_and_counted(start, tmp_path)
     hung, other = map(int, (tmp_path / "pids").read_text().splitlines())
     assert other == pid and psutil.pid_exists(pid)
     wait_until(lambda: not psutil.pid_exists(hung))
+
+
+def test_a_worker_that_hangs_while_it_loads_says_where_and_is_replaced(start, ray_session, tmp_path):
+    fleet = start(HangingLoader, tmp_path)
+    assert ray.get(fleet.wait_ready.remote(timeout_s=PATIENCE_S)) == 1
+    assert stats(fleet).failed_starts == 1
+    logs = [path.read_text() for path in Path(ray_session.log_directory).glob("worker-*.err")]
+    assert sum("Timeout (0:00:03)!" in log and "in fullmatch" in log for log in logs) == 1
 
 
 def test_a_worker_whose_gpu_is_broken_is_replaced(start, tmp_path):

@@ -1,0 +1,21 @@
+"""An actor that hangs while it loads ends itself: its fleet cannot tell it from one that waits for room."""
+
+import faulthandler
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Its number, for the object may have been replaced by one without.
+STDERR = 2
+
+
+@contextmanager
+def loads_within(seconds: float) -> Iterator[None]:
+    """End this process if the block takes longer, with the stack of every thread in Ray's log of it.
+
+    The watchdog is a thread of its own that needs no lock of Python's: code that hangs may hold it.
+    """
+    faulthandler.dump_traceback_later(seconds, file=STDERR, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
