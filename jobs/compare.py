@@ -162,13 +162,14 @@ def make_and_evaluate(plan: Plan, resumes: bool, tell: Say) -> Outcome:
         tell: takes a line about what goes on.
 
     Raises:
-        ValueError: a cluster that cannot hold a run, or folders that hold other runs.
+        ValueError: a cluster that cannot hold a run, a reward that cannot be loaded, or folders that hold other runs.
     """
     from actors.cluster import connect, disconnect, refuse_relative_folder
     from actors.crew import check_room, cpus_of_all_workers
     from actors.prompts import prompts_of_run
+    from actors.reward_trial import try_rewards
     from actors.room import check_room_at_once, runs_with_room
-    from pipeline.comparison.evaluation import check_held_out
+    from pipeline.comparison.evaluation import check_held_out, rewards_of_all
     from pipeline.comparison.pairs_of_cells import hold_to_their_pairs
     from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, write_sweep_prompts
     from pipeline.preflight import own_modules
@@ -185,6 +186,7 @@ def make_and_evaluate(plan: Plan, resumes: bool, tell: Say) -> Outcome:
         for together in begun_together(plan, plan.comparison.parallel) if plan.comparison.parallel else ():
             check_room_at_once([one.settings for one in together])
         if not resumes:
+            try_rewards(settings[0], rewards_of_all(plan))
             open_folder(plan)
         prompts = prompts_of_run(settings[0].prompts, plan.folder)
         check_held_out(plan, prompts.held_out)

@@ -12,8 +12,10 @@ from actors import alignment
 from actors.failure import root_cause
 from actors.fleet import start_fleet
 from actors.reward import RewardActor
+from actors.reward_trial import try_rewards
 from actors.weights import start_weight_store
 from pipeline.adapter import CARD_FILE, flatten_adapter
+from pipeline.config import RewardSettings
 from pipeline.policy import Policy
 
 
@@ -27,6 +29,16 @@ def test_a_reward_that_the_evaluation_alone_needs_is_loaded_before_the_run(ray_s
         alignment.try_evaluation_rewards(settings, crew)
     alignment.try_evaluation_rewards(miniature_settings(miniature_model, evaluation={"images": 2}), crew)
     ray.get(fleet.shutdown.remote())
+
+
+def test_a_reward_of_a_comparison_that_cannot_be_loaded_is_met_before_its_first_run(
+    ray_session, miniature_model, miniature_clip, tmp_path
+):
+    settings = miniature_settings(miniature_model)
+    (tmp_path / "damaged").mkdir()
+    with pytest.raises(ValueError, match=r"a reward cannot be loaded: .*damaged"):
+        try_rewards(settings, [RewardSettings(name="clip", path=str(tmp_path / "damaged"))])
+    try_rewards(settings, [RewardSettings(name="clip", path=str(miniature_clip))])
 
 
 @pytest.mark.parametrize("illness", [RuntimeError("the judge is ill"), KeyError("a red circle")])
