@@ -1,8 +1,9 @@
 """What Prometheus sees of a run: numbers that the actors hand to Ray, whose agent on each node serves them.
 
 Every name below appears there behind `ray_tailorpo_`, a counter's before `_total`, with the run's name as its label
-`run`; deploy/grafana/tailorpo.json draws them. Ray forgets a gauge that nobody sets for some seconds, and knows a
-counter from its first increment on only. So gauges are set again and again, and what a fleet counts is a gauge too.
+`run`, and a reward's own as `reward`; deploy/grafana/tailorpo.json draws them. Ray forgets a gauge that nobody sets for
+some seconds, and knows a counter from its first increment on only. So gauges are set again and again, and what a fleet
+counts is a gauge too.
 
 Imported by the light tasks of Ray Data through the fleet, so nothing here imports torch.
 """
@@ -36,8 +37,10 @@ FLEET_COUNTERS = {
     "failed_starts": "Workers that died before they were ready.",
     "expired_leases": "Calls taken back because their caller died.",
 }
+REWARD = "reward"
+TOTAL = "total"
 ITERATION_GAUGES = {
-    "reward": "Mean reward of the last iteration's finished images.",
+    REWARD: "Mean of the last iteration's finished images: the total trained on, and each of several in its own units.",
     "loss": "Mean loss of the last iteration.",
     "policy_age": "Versions that the oldest record of the last iteration lay behind the policy that learnt from it.",
     "rollout_seconds": "Seconds that the learner waited for the last iteration's records.",
@@ -85,7 +88,8 @@ class RunMetrics:
     """How far a run is, and how it learns; a thread repeats it until `end`."""
 
     def __init__(self, run: str) -> None:
-        self._gauges = {name: _gauge(name, text, {"run": run}) for name, text in RUN_GAUGES.items()}
+        labels = {name: {"run": run} for name in RUN_GAUGES} | {REWARD: {"run": run, "reward": TOTAL}}
+        self._gauges = {name: _gauge(name, text, labels[name]) for name, text in RUN_GAUGES.items()}
         self._learner_starts = _counter(LEARNER_STARTS, RUN_COUNTERS[LEARNER_STARTS], {"run": run})
         self._values: dict[str, float] = {}
         self._ended = threading.Event()
@@ -102,8 +106,8 @@ class RunMetrics:
 
     def iteration_ended(self, metrics: Mapping[str, Any]) -> None:
         """Show an iteration's metrics; what it has no number for keeps its last one."""
-        told = {name: metrics[name] for name in ITERATION_GAUGES if metrics.get(name) is not None}
-        finite = {name: value for name, value in told.items() if math.isfinite(value)}
+        shown = {name for name in metrics if name in ITERATION_GAUGES or name.startswith(f"{REWARD}/")}
+        finite = {name: metrics[name] for name in shown if metrics[name] is not None and math.isfinite(metrics[name])}
         self._set({ITERATIONS: metrics["iteration"] + 1} | finite)
 
     def checkpoint_written(self, when: float | None = None) -> None:
@@ -121,7 +125,8 @@ class RunMetrics:
 
     def _show(self) -> None:
         for name, value in self._values.items():
-            self._gauges[name].set(value)
+            gauge, _, reward = name.partition("/")
+            self._gauges[gauge].set(value, {"reward": reward} if reward else {})
 
     def _repeat(self) -> None:
         while not self._ended.wait(METRICS_INTERVAL_S):

@@ -46,7 +46,11 @@ def test_no_two_panels_overlap_or_share_a_number():
 def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What each gauge was set to last."""
     values: dict[str, float] = {}
-    monkeypatch.setattr(Gauge, "set", lambda gauge, value: values.update({gauge.info["name"]: value}))
+
+    def set_gauge(gauge: Gauge, value: float, tags: dict[str, str] | None = None) -> None:
+        values["/".join([gauge.info["name"], *(tags or {}).values()])] = value
+
+    monkeypatch.setattr(Gauge, "set", set_gauge)
     return values
 
 
@@ -65,7 +69,7 @@ def test_an_iteration_shows_what_it_has_numbers_for(shown):
     run = RunMetrics("a-run")
     run.learner_began(2, None)
     assert shown == {"tailorpo_iterations": 2}
-    run.iteration_ended({"iteration": 2, "reward": 0.5, "loss": 0.7, "seconds": 1.5})
+    run.iteration_ended({"iteration": 2, "reward": 0.5, "reward/clip": 0.2, "loss": 0.7, "seconds": 1.5, "margin": 1.0})
     run.iteration_ended({"iteration": 3, "reward": None, "loss": float("nan"), "seconds": 2.5})
     run.checkpoint_written()
     run.end()
@@ -74,6 +78,7 @@ def test_an_iteration_shows_what_it_has_numbers_for(shown):
     assert shown == {
         "tailorpo_iterations": 4,
         "tailorpo_reward": 0.5,
+        "tailorpo_reward/clip": 0.2,
         "tailorpo_loss": 0.7,
         "tailorpo_seconds": 2.5,
     }
