@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from autoscaling import autoscaling_head
 from eventually import PATIENCE_S
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +30,7 @@ from actors.cluster import (
     refuse_relative_folder,
     start_ray,
 )
+from benchmarks.chaos.autoscaling_head import autoscaling_head
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EIGHT_GPUS = {"CPU": 32.0, "GPU": 8.0}

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from autoscaling import autoscaling_head
 from ray_head import QUICK_HEALTH_CHECKS
+
+from benchmarks.chaos.autoscaling_head import autoscaling_head
 
 TESTS = Path(__file__).resolve().parent
 

@@ -12,18 +12,12 @@ it, the seconds it cost, and whether iterations, records and adapter are those o
 import argparse
 import itertools
 import random
-import re
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from benchmarks.chaos.cluster import LocalCluster
 from benchmarks.chaos.disturbance import (
@@ -36,6 +30,7 @@ from benchmarks.chaos.disturbance import (
     wait_for_iterations,
 )
 from benchmarks.chaos.run import AlignJob
+from benchmarks.chaos.sameness import as_sentences, compare, records_by_iteration
 from pipeline.environment import describe_environment
 from pipeline.run_folder import write_json, write_text
 
@@ -82,7 +77,7 @@ def main() -> None:
                 troubled.finish()
             finally:
                 troubled.stop()
-            result = compare(calm, troubled, kills)
+            result = assess(calm, troubled, kills)
     finally:
         cluster.shutdown()
     write_json(options.output, {**result, "overrides": overrides, "environment": describe_environment()})
@@ -104,42 +99,26 @@ def disturb(job: AlignJob, cluster: LocalCluster, victims: list[str], rng: rando
     return kills
 
 
-def compare(calm: AlignJob, troubled: AlignJob, kills: list[Kill]) -> dict[str, Any]:
+def assess(calm: AlignJob, troubled: AlignJob, kills: list[Kill]) -> dict[str, Any]:
     """What the kills changed, and what each cost."""
     expected, found = calm.metrics(), troubled.metrics()
     undisturbed = median(late["time"] - early["time"] for early, late in itertools.pairwise(expected))
     times = {metrics["iteration"]: metrics["time"] for metrics in found}
     records, calm_records = records_by_iteration(troubled), records_by_iteration(calm)
-    log = troubled.log()
     for event in kills:
         number = event.iteration
         event.seconds = times[number] - times[number - 1]
-        event.told = told(log, event.time, times[number])
+        event.told = troubled.told(event.time, times[number])
         event.outcome = outcome(
             once=[metrics["iteration"] for metrics in found].count(number) == 1,
             same_records=records[number].equals(calm_records[number]),
             same_adapter=found[number]["adapter_sha256"] == expected[number]["adapter_sha256"],
         )
     return {
-        "every_iteration_once": [m["iteration"] for m in found] == [m["iteration"] for m in expected],
-        "same_adapter_after_every_iteration": [m["adapter_sha256"] for m in found]
-        == [m["adapter_sha256"] for m in expected],
-        "same_records": records.keys() == calm_records.keys()
-        and all(records[number].equals(table) for number, table in calm_records.items()),
+        **compare(calm, troubled),
         "undisturbed_iteration_seconds": undisturbed,
         "kills": [asdict(event) | {"seconds_lost": event.seconds - undisturbed} for event in kills],
     }
-
-
-def told(log: list[dict[str, Any]], begin: float, end: float) -> str:
-    """What fleets, journal and driver said between two moments: the first words of each line, once each."""
-    lines = [line for line in log if begin <= datetime.fromisoformat(line["time"]).timestamp() <= end]
-    words = [
-        f"{line['worker']} " * (line["role"] == "fleet") + re.split("[:,]", line["message"])[0]
-        for line in lines
-        if line["message"] != "the iteration is done"
-    ]
-    return "; ".join(dict.fromkeys(words)) or "nothing"
 
 
 def outcome(*, once: bool, same_records: bool, same_adapter: bool) -> str:
@@ -151,13 +130,6 @@ def outcome(*, once: bool, same_records: bool, same_adapter: bool) -> str:
             "same adapter" if same_adapter else "ANOTHER ADAPTER",
         ]
     )
-
-
-def records_by_iteration(job: AlignJob) -> dict[int, pa.Table]:
-    """All records that were kept, with every column, in the order of their rows; twice what was recorded twice."""
-    kept = pa.concat_tables(map(pq.read_table, sorted((job.run_directory / "records").iterdir()))).sort_by("row")
-    numbers = kept["iteration"].unique().to_pylist()
-    return {number: kept.filter(pc.field("iteration") == number).combine_chunks() for number in numbers}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -172,16 +144,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"An undisturbed iteration took {result['undisturbed_iteration_seconds']:.1f} s (median).",
-        f"Every iteration exactly once: {_yes(result['every_iteration_once'])}. "
-        f"No record lost or doubled: {_yes(result['same_records'])}. "
-        f"The same adapter, bit for bit, after every iteration: {_yes(result['same_adapter_after_every_iteration'])}.",
+        as_sentences(result),
         "",
     ]
     return "\n".join(lines)
-
-
-def _yes(holds: bool) -> str:
-    return "yes" if holds else "NO"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,16 @@ class AlignJob:
         """Metrics of the iterations done so far."""
         return self._objects("metrics.jsonl")
 
-    def log(self) -> list[dict[str, Any]]:
-        """The lines of the run's log so far."""
-        return self._objects("log.jsonl")
+    def told(self, begin: float, end: float) -> str:
+        """What fleets, journal and driver said between two moments: the first words of each line, once each."""
+        log = self._objects("log.jsonl")
+        lines = [line for line in log if begin <= datetime.fromisoformat(line["time"]).timestamp() <= end]
+        words = [
+            f"{line['worker']} " * (line["role"] == "fleet") + re.split("[:,]", line["message"])[0]
+            for line in lines
+            if line["message"] != "the iteration is done"
+        ]
+        return "; ".join(dict.fromkeys(words)) or "nothing"
 
     def is_running(self) -> bool:
         """Whether the driver lives."""

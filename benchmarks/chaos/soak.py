@@ -4,9 +4,9 @@
 
 One small run on a cluster of this machine, in which a victim is killed every `--calm` iterations or thereabouts, in the
 seeded order of `benchmarks.chaos`. After every iteration the resident size of every process and the object stores are
-looked at. The same run then goes through undisturbed. Writes results/soak.json: whether every iteration is there once
-and ended with the adapter of the undisturbed run, the kills, for every role the median size in each tenth of the run,
-and whether its longest-lived process has stopped growing.
+looked at. The same run then goes through undisturbed. Writes results/soak.json: whether every iteration is there once,
+with the records and the adapter of the undisturbed run, the kills, for every role the median size in each tenth of the
+run, and whether its longest-lived process has stopped growing.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from benchmarks.chaos.disturbance import (
     wait_for_iterations,
 )
 from benchmarks.chaos.run import AlignJob
+from benchmarks.chaos.sameness import as_sentences, compare
 from benchmarks.memory_samples import ROLES, is_flat, object_store_size, resident_sizes, slope
 from pipeline.environment import describe_environment
 from pipeline.run_folder import write_json
@@ -73,28 +74,21 @@ def main() -> None:
                 job.finish()
                 undisturbed = AlignJob(options.config, overrides, Path(folder) / "undisturbed", cluster.address)
                 undisturbed.finish()
-                found, expected = adapters(job), adapters(undisturbed)
+                sameness = compare(undisturbed, job)
             finally:
                 job.stop()
     finally:
         cluster.shutdown()
     result = {
         "iterations": options.iterations,
-        "every_iteration_once": [iteration for iteration, _ in found] == list(range(options.iterations)),
-        "same_adapter_after_every_iteration": found == expected,
+        **sameness,
         "kills": kills,
         "mebibytes": summarise(samples, options.iterations),
     }
     write_json(options.output, {**result, "overrides": overrides, "environment": describe_environment()})
-    print(f"{len(kills)} kills; every iteration exactly once: {result['every_iteration_once']}")
-    print(f"the same adapter after each as in the undisturbed run: {result['same_adapter_after_every_iteration']}")
+    print(f"{len(kills)} kills. {as_sentences(sameness)}")
     for role, sizes in result["mebibytes"].items():
         print(f"{role}: {sizes}")
-
-
-def adapters(job: AlignJob) -> list[tuple[int, str]]:
-    """Number and checksum of the adapter of every iteration, in the order in which they were done."""
-    return [(metrics["iteration"], metrics["adapter_sha256"]) for metrics in job.metrics()]
 
 
 def soak(

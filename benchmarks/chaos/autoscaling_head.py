@@ -27,12 +27,18 @@ def free_port() -> int:
 
 @contextmanager
 def autoscaling_head(
-    version: str, worker: dict[str, float], max_workers: int, idle_timeout_minutes: float = 1.0, **variables: str
+    version: str,
+    worker: dict[str, float],
+    max_workers: int,
+    idle_timeout_minutes: float = 1.0,
+    head_cpus: int = 1,
+    **variables: str,
 ) -> Iterator[str]:
-    """Address of a head of 1 CPU that starts up to `max_workers` nodes with the resources `worker` on demand.
+    """Address of a head that starts up to `max_workers` nodes with the resources `worker` on demand.
 
     Args:
         version: v1 or v2, of the autoscaler.
+        idle_timeout_minutes: how long a node has nothing to do before it is ended.
         variables: of the environment of all nodes.
     """
     directory = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie below it
@@ -43,9 +49,9 @@ def autoscaling_head(
         environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID}
         environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = HEAD_NODE_ID
     configuration = directory / "autoscaling.json"
-    configuration.write_text(json.dumps(_configuration(address, worker, max_workers, idle_timeout_minutes)))
+    configuration.write_text(json.dumps(_configuration(address, worker, max_workers, idle_timeout_minutes, head_cpus)))
     command = ["ray", "start", "--head", "--block", f"--port={address.split(':')[1]}", f"--temp-dir={directory}"]
-    command += ["--num-cpus=1", "--include-dashboard=false", f"--autoscaling-config={configuration}"]
+    command += [f"--num-cpus={head_cpus}", "--include-dashboard=false", f"--autoscaling-config={configuration}"]
     with (directory / "log").open("w") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:
@@ -60,7 +66,7 @@ def autoscaling_head(
 
 
 def _configuration(
-    address: str, worker: dict[str, float], max_workers: int, idle_timeout_minutes: float
+    address: str, worker: dict[str, float], max_workers: int, idle_timeout_minutes: float, head_cpus: int
 ) -> dict[str, Any]:
     provider = {
         "type": "external",
@@ -73,7 +79,7 @@ def _configuration(
         "head_node_id": HEAD_NODE_ID,
     }
     node_types = {
-        "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "ray.head.default": {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0},
         "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": max_workers},
     }
     commands = ["", "head_", "worker_"]
