@@ -1,4 +1,4 @@
-"""An autoscaling cluster on this machine: Ray's own autoscaler, and its fake cloud whose nodes are raylets."""
+"""An autoscaling cluster on this machine: Ray's own autoscaler, and a fake cloud whose nodes are raylets."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import ray._private.services
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 HEAD_NODE_ID = "f" * 51 + "00000"
 
 
@@ -45,11 +46,15 @@ def autoscaling_head(
     address = f"{ray._private.services.get_node_ip_address()}:{free_port()}"
     environment = os.environ | variables | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    # The autoscaler imports the fake cloud.
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), environment.get("PYTHONPATH", "")])
     if version == "v2":
         environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID}
         environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = HEAD_NODE_ID
     configuration = directory / "autoscaling.json"
-    configuration.write_text(json.dumps(_configuration(address, worker, max_workers, idle_timeout_minutes, head_cpus)))
+    configuration.write_text(
+        json.dumps(_configuration(directory, address, worker, max_workers, idle_timeout_minutes, head_cpus))
+    )
     command = ["ray", "start", "--head", "--block", f"--port={address.split(':')[1]}", f"--temp-dir={directory}"]
     command += [f"--num-cpus={head_cpus}", "--include-dashboard=false", f"--autoscaling-config={configuration}"]
     with (directory / "log").open("w") as log:
@@ -66,11 +71,17 @@ def autoscaling_head(
 
 
 def _configuration(
-    address: str, worker: dict[str, float], max_workers: int, idle_timeout_minutes: float, head_cpus: int
+    directory: Path,
+    address: str,
+    worker: dict[str, float],
+    max_workers: int,
+    idle_timeout_minutes: float,
+    head_cpus: int,
 ) -> dict[str, Any]:
     provider = {
         "type": "external",
-        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "module": "benchmarks.chaos.fake_cloud.FakeCloud",
+        "folder": str(directory),
         "use_node_id_as_ip": True,
         "disable_node_updaters": True,
         "disable_launch_config_check": True,

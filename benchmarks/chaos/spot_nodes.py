@@ -1,6 +1,6 @@
 """Does a run on spot machines, which an autoscaler adds and clouds take back, end with the same adapter?
 
-    python -m benchmarks.chaos.spot_nodes [--iterations 60] [section.key=value ...]
+    python -m benchmarks.chaos.spot_nodes [--iterations 40] [section.key=value ...]
 
 Starts Ray's own autoscaler on this machine, with a head that has no room for rollout workers. A small run of up to two
 of them, each as large as a node, begins when there is none. Then a node is taken back half a minute after its notice,
@@ -10,6 +10,7 @@ and losses of every iteration, and whether iterations, records and adapter are t
 """
 
 import argparse
+import itertools
 import os
 import tempfile
 import time
@@ -81,15 +82,21 @@ class SpotNodes:
         accepted, refusal = self._control_store.drain_node(node, reason, "spot notice", deadline_ms)
         assert accepted, refusal
         time.sleep(NOTICE_S)
-        kill_raylets([node])
+        self._take([node])
 
     def take_one(self) -> None:
         """Take a node back without a word."""
-        kill_raylets(self.alive()[:1])
+        self._take(self.alive()[:1])
 
     def take_all(self) -> None:
         """Take all nodes back at once."""
-        kill_raylets(self.alive())
+        self._take(self.alive())
+
+    def _take(self, nodes: list[str]) -> None:
+        """Kill nodes, and wait until the cluster knows."""
+        kill_raylets(nodes)
+        while not set(nodes).isdisjoint(self.alive()):
+            time.sleep(0.2)
 
 
 def kill_raylets(node_ids: list[str]) -> None:
@@ -104,7 +111,7 @@ def main() -> None:
     """Run and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
-    parser.add_argument("--iterations", type=int, default=60, help="enough for all nodes to come back thrice")
+    parser.add_argument("--iterations", type=int, default=40, help="enough for all nodes to come back thrice")
     parser.add_argument("--output", type=Path, default=Path("results/spot_nodes.json"))
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_args()
@@ -142,6 +149,7 @@ def main() -> None:
 def disturb(job: AlignJob, nodes: SpotNodes) -> list[dict[str, Any]]:
     """Take nodes back, some iterations after all of them were there, and follow the run to its end."""
     taken: list[dict[str, Any]] = []
+    times: list[float] = []
     for what, take in (
         ("one, after a notice", nodes.take_one_after_a_notice),
         ("one, without a word", nodes.take_one),
@@ -149,13 +157,14 @@ def disturb(job: AlignJob, nodes: SpotNodes) -> list[dict[str, Any]]:
     ):
         nodes.wait_for(MOST_WORKERS)
         wait_for_iterations(job, len(job.metrics()) + CALM_ITERATIONS)
-        iteration, began = len(job.metrics()), time.time()
+        iteration = len(job.metrics())
+        times.append(time.time())
         take()
         nodes.wait_for(MOST_WORKERS)
-        back = time.time()
-        told = job.told(began, back)
-        taken.append({"what": what, "iteration": iteration, "seconds_until_all_were_back": back - began, "told": told})
+        taken.append({"what": what, "iteration": iteration, "seconds_until_all_were_back": time.time() - times[-1]})
     job.finish()
+    for taking, (begin, end) in zip(taken, itertools.pairwise([*times, time.time()]), strict=True):
+        taking["told"] = job.told(begin, end)
     return taken
 
 
