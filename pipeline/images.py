@@ -1,4 +1,7 @@
-"""Image tensors to pictures people look at: PIL images, sample grids, captioned before/after grids, PNG files."""
+"""Pictures people look at: sample grids, captioned before/after grids, PNG files.
+
+The journal, a light process that holds no networks, draws grids: nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,7 @@ from math import ceil
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-import numpy as np
-import torch
-from diffusers.utils.pil_utils import make_image_grid
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageText
-from torch import Tensor
 
 MARGIN = 8
 """Pixels between a pair and its neighbours."""
@@ -26,42 +24,21 @@ CAPTION_FONT_SIZE, CAPTION_LINES = 18, 3
 INK, FAINT_INK, PAPER = (20, 20, 20), (120, 120, 120), (255, 255, 255)
 
 
-def to_pil(images: Tensor) -> list[Image.Image]:
-    """Convert ``images`` (B, 3, H, W), floating point in [0, 1], to RGB pictures, as :func:`to_pixels` does.
-
-    Raises:
-        ValueError: wrong shape, or a pixel that is NaN or infinite.
-    """
-    return [Image.fromarray(picture) for picture in to_pixels(images)]
-
-
-def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Convert ``images`` (B, 3, H, W), floating point in [0, 1], to (B, H, W, 3) uint8: round(255 x), clamped.
-
-    Raises:
-        ValueError: wrong shape, or a pixel that is NaN or infinite.
-    """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must have the shape (B, 3, H, W), got {tuple(images.shape)}")
-    if not torch.isfinite(images).all():
-        raise ValueError("images hold NaN or infinite pixels")
-    pixels = images.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
-
-
 def image_grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
     """Lay pictures of one size out row by row in ``columns`` columns; an incomplete last row ends in white.
 
     Raises:
         ValueError: no picture, pictures of different sizes, or ``columns`` below 1.
     """
-    size = _common_size(images)
+    width, height = _common_size(images)
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
     columns = min(columns, len(images))
-    rows = ceil(len(images) / columns)
-    blanks = [Image.new("RGB", size, PAPER)] * (rows * columns - len(images))
-    return make_image_grid([*images, *blanks], rows=rows, cols=columns)
+    grid = Image.new("RGB", (columns * width, ceil(len(images) / columns) * height), PAPER)
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        grid.paste(image, (column * width, row * height))
+    return grid
 
 
 PAIRS_PER_ROW = 3

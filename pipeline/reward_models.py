@@ -12,7 +12,7 @@ from pipeline.decoder import LatentDecoder
 from pipeline.devices import resolve_device, resolve_dtype
 from pipeline.evaluation.image_statistics import image_statistics
 from pipeline.evaluation.measured import ImageMeasures
-from pipeline.images import to_pixels
+from pipeline.pixels import to_pixels
 from pipeline.reward_set import RewardSet
 from pipeline.rewards import Reward, load_reward
 from pipeline.scoring import LatentScorer, check_images, check_scores

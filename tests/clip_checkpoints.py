@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from pipeline.images import to_pil
+from pipeline.pixels import to_pil
 
 SIDE = 32
 CONTEXT = 12

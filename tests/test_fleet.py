@@ -329,8 +329,8 @@ def test_impossible_settings_are_refused(actor_class, settings, message):
         start_fleet("crew", actor_class, **settings)
 
 
-def test_light_tasks_need_no_torch():
-    modules = "actors.leasing, actors.fleet, actors.weights, actors.cluster, actors.capacity"
+def test_light_processes_need_no_torch():
+    modules = "actors.leasing, actors.fleet, actors.weights, actors.cluster, actors.capacity, pipeline.images"
     code = f"import sys; import {modules}; print('torch' in sys.modules, 'diffusers' in sys.modules)"
     repository = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)

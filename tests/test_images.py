@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images import PAPER, before_after_grid, image_grid, save_png, to_pil
+from pipeline.images import PAPER, before_after_grid, image_grid, save_png
+from pipeline.pixels import to_pil
 
 
 def flat(colour: tuple[int, int, int], size: tuple[int, int] = (16, 16)) -> Image.Image:

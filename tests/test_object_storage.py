@@ -5,12 +5,15 @@ import re
 import shutil
 import time
 from pathlib import Path
+from threading import Thread
 
 import boto3
 import numpy as np
 import pytest
 import yaml
+from eventually import PATIENCE_S, wait_until
 from job_runs import ITERATIONS, REPOSITORY, FinishedJob, write_run_config
+from moto.server import ThreadedMotoServer
 from run_folders import write_run_folder
 from settings import miniature_settings, miniature_values
 
@@ -21,7 +24,7 @@ from jobs.align import main, resume_settings
 from jobs.status import main as show_status
 from pipeline.checkpoint_store import CheckpointStore, FoundCheckpoint
 from pipeline.object_storage import ONLY_ADDED_TO, Mirror, exists, folder_to_read, read_text, working_folder
-from pipeline.patience import NO_PATIENCE, StorageError
+from pipeline.patience import NO_PATIENCE, Patience, StorageError
 
 pytest_plugins = ["model_fixtures", "job_fixtures", "s3_server"]
 
@@ -162,6 +165,32 @@ def test_a_store_that_fails_is_named(tmp_path, monkeypatch):
         Mirror(tmp_path, "s3://bucket/run", NO_PATIENCE).push()
     with pytest.raises(ValueError, match=r"s3://bucket/run cannot be used: .*Could not connect"):
         exists("s3://bucket/run")
+
+
+def test_a_store_that_is_down_for_a_while_is_waited_for(bucket, tmp_path, monkeypatch, caplog):
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(here, {"config.yaml": "seed: 1"})
+    # Another server of the same objects, which the other tests do not miss.
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    mirror = Mirror(here, f"{bucket}/waited", Patience(PATIENCE_S))
+    mirror.push()
+    server.stop()
+    write(here, {"checkpoints/0": "weights"})
+    back = ThreadedMotoServer(ip_address=host, port=port, verbose=False)
+    pushing = Thread(target=mirror.push)
+    pushing.start()
+    try:
+        told = f"could not write into {bucket}/waited: "
+        wait_until(lambda: any(m.startswith(told) and "trying again in" in m for m in caplog.messages))
+        back.start()
+        pushing.join()
+        Mirror(there, f"{bucket}/waited", NO_PATIENCE).fetch()
+    finally:
+        back.stop()
+    assert (there / "checkpoints" / "0").read_text() == "weights" and (there / "config.yaml").is_file()
 
 
 def test_where_a_run_in_a_bucket_stands_is_told_by_its_objects(bucket, tmp_path, capsys, monkeypatch):

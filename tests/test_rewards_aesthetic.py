@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from pipeline.images import to_pil
+from pipeline.pixels import to_pil
 from pipeline.rewards import load_reward
 from pipeline.rewards.aesthetic import Aesthetic
 from pipeline.rewards.affine_head import AffineHead

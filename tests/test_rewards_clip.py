@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from pipeline.images import to_pil
+from pipeline.pixels import to_pil
 from pipeline.rewards.clip import ClipReward
 from pipeline.rewards.clip_preprocessing import ClipPreprocessing
 

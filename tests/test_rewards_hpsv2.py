@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from pipeline.images import to_pil
+from pipeline.pixels import to_pil
 from pipeline.rewards import load_reward
 from pipeline.rewards.clip_preprocessing import PaddedPreprocessing
 from pipeline.rewards.hpsv2 import HPSv2, HPSv21

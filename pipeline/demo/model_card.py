@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pipeline.images import to_pixels
+from pipeline.pixels import to_pixels
 
 _HEADER = """---
 license: apache-2.0

@@ -12,7 +12,7 @@ from pipeline.demo.captions import leave_open
 from pipeline.demo.grammar import SINGLE_SHARE, is_held_out, scene_from_attributes
 from pipeline.demo.renderer import draw_scenes, random_attributes
 from pipeline.demo.train_clip import change_one_attribute, is_right
-from pipeline.images import to_pixels
+from pipeline.pixels import to_pixels
 from pipeline.preference_pairs import CAPTION, FIRST, LABEL, SECOND
 
 JPEG_QUALITY = 95

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.images import to_pil
+from pipeline.pixels import to_pil
 from pipeline.rewards.base import Reward
 
 QUALITY = 95

@@ -14,7 +14,7 @@ from torch import Tensor
 from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError
 from urllib3.util import Retry, Timeout, Url, parse_url
 
-from pipeline.images import to_pixels
+from pipeline.pixels import to_pixels
 from pipeline.rewards.base import Reward, RewardError
 from pipeline.rewards.login import login_headers
 
