@@ -111,17 +111,26 @@ def check_object_store(bytes_at_once: int, trajectories: int) -> None:
     Raises:
         ValueError: with the number to set.
     """
-    driver = ray.get_runtime_context().get_node_id()
-    (resources,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == driver)
-    store = int(resources.get("object_store_memory", 0))
+    store = driver_object_store()
     if bytes_at_once <= store:
         return
     fitting = max(1, trajectories * store // bytes_at_once)
     raise ValueError(
         f"an iteration keeps {bytes_at_once} bytes in Ray's object store at once, and the driver's holds {store}; "
-        f"lower rollout.trajectories from {trajectories} to {fitting}, or start Ray with "
-        f"`ray start --head --object-store-memory={bytes_at_once}` and join it by RAY_ADDRESS=auto"
+        f"lower rollout.trajectories from {trajectories} to {fitting}, or {with_object_store(bytes_at_once)}"
     )
+
+
+def driver_object_store() -> int:
+    """Bytes that the object store of the driver's node holds."""
+    driver = ray.get_runtime_context().get_node_id()
+    (resources,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == driver)
+    return int(resources.get("object_store_memory", 0))
+
+
+def with_object_store(num_bytes: int) -> str:
+    """How to start a Ray whose driver's object store holds so much."""
+    return f"start Ray with `ray start --head --object-store-memory={num_bytes}` and join it by RAY_ADDRESS=auto"
 
 
 def fits(requests: Sequence[WorkerRequest], nodes: Sequence[Resources]) -> bool:

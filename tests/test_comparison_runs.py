@@ -5,6 +5,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from comparisons import plan_of
@@ -74,6 +75,13 @@ def test_runs_go_on_together_and_one_that_fails_stops_no_other(
     )
 
 
+def give_object_store(monkeypatch: pytest.MonkeyPatch, runs_that_fit: int) -> None:
+    """One that holds the records of so many runs."""
+    arithmetic = SimpleNamespace(object_store_bytes_at_once=10)
+    monkeypatch.setattr("actors.room.run_arithmetic", lambda _settings: arithmetic)
+    monkeypatch.setattr("actors.room.driver_object_store", lambda: 10 * runs_that_fit)
+
+
 @pytest.mark.parametrize(
     ("cpus", "together"),
     # A run has a reward actor, a rollout worker and a learner of 0.1 CPU each; two CPUs stay free for each run.
@@ -83,7 +91,21 @@ def test_as_many_runs_as_the_cluster_has_room_for(
     monkeypatch: pytest.MonkeyPatch, runs: list[PlannedRun], cpus: list[float], together: int
 ) -> None:
     monkeypatch.setattr("actors.room._nodes", lambda _most: [{"CPU": amount} for amount in cpus])
+    give_object_store(monkeypatch, runs_that_fit=9)
     assert runs_with_room([run.settings for run in runs], at_most=4) == together
+
+
+def test_the_records_of_runs_that_go_on_together_share_one_object_store(
+    monkeypatch: pytest.MonkeyPatch, runs: list[PlannedRun]
+) -> None:
+    settings = [run.settings for run in runs]
+    give_object_store(monkeypatch, runs_that_fit=2)
+    monkeypatch.setattr("actors.room._nodes", lambda _most: [{"CPU": 100.0}])
+    monkeypatch.setattr("actors.room.check_capacity", lambda _requests: None)
+    assert runs_with_room(settings, at_most=4) == 2
+    check_room_at_once(settings[:2])
+    with pytest.raises(ValueError, match=r"3 runs at once keep 30 bytes .* holds 20: lower the comparison's"):
+        check_room_at_once(settings[:3])
 
 
 def test_room_is_counted_with_all_pools_at_their_largest(
@@ -91,6 +113,7 @@ def test_room_is_counted_with_all_pools_at_their_largest(
 ) -> None:
     asked: list[list[WorkerRequest]] = []
     monkeypatch.setattr("actors.room._nodes", lambda _most: [])
+    give_object_store(monkeypatch, runs_that_fit=9)
     monkeypatch.setattr("actors.room.fits", lambda requests, _nodes: bool(asked.append(requests)))
     small = runs[0].settings
     wide = small.model_copy(update={"rollout": small.rollout.model_copy(update={"max_workers": 8})})
@@ -109,6 +132,7 @@ def test_more_runs_at_once_than_there_is_ever_room_for_are_refused(
     nodes = [{"Alive": True, "Resources": {"CPU": 0.7}}]
     monkeypatch.setattr("actors.capacity.ray.nodes", lambda: nodes)
     monkeypatch.setattr("actors.capacity.find_growth", lambda max_nodes_per_type: Growth(False))
+    give_object_store(monkeypatch, runs_that_fit=9)
     settings = [run.settings for run in runs]
     check_room_at_once(settings[:2])
     with pytest.raises(ValueError, match=r"3 runs at once find no room: .* asks for 3 x reward_actors with 0.1 CPU"):
