@@ -78,7 +78,7 @@ class LoraWorker(DrawingWorker):
 
     def __init__(self, settings: AdapterEvaluationSettings) -> None:
         """Load the base model."""
-        from actors.denoising import LoraSampler
-
         with loads_within(settings.rollout.timeout_seconds):
+            from actors.denoising import LoraSampler
+
             super().__init__(LoraSampler(settings))

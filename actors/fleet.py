@@ -42,6 +42,11 @@ HOLDER_POLL_S = 2.0
 # A successor of the learner that has found no place by then needs that of a worker which serves nobody without it.
 SUCCESSOR_PATIENCE_S = 180.0
 
+TOO_LATE = (
+    "\nIf it had a place all the while, it took longer than timeout_seconds of its pool to load and ended itself; "
+    "Ray's log of it says where it was, and a download asks for a higher timeout_seconds"
+)
+
 
 class Fleet:
     """Starts, leases, watches and replaces the workers of one kind. Run it by `start_fleet`.
@@ -75,6 +80,7 @@ class Fleet:
         self._min_workers = min_workers
         self._max_workers = max_workers
         self._lease_ttl_s = lease_ttl_s
+        self._call_timeout_s = call_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._health_interval_s = health_interval_s
 
@@ -263,15 +269,17 @@ class Fleet:
         """Start another worker, unless starting fails again and again."""
         self._remove(worker)
         self._failed_starts += 1
-        self._last_error = str(error)
-        self._say(logging.WARNING, worker, f"did not start: {error}")
         constructor_raised = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
         crashed = isinstance(error, DEATHS) and not constructor_raised
+        is_late = crashed and time.monotonic() - worker.idle_since > self._call_timeout_s
+        self._last_error = f"{error}{TOO_LATE * is_late}"
+        self._say(logging.WARNING, worker, f"did not start: {self._last_error}")
         others_started_at = [other.idle_since for other in self._workers.values() if not other.ready]
         pause_s = self._start_failures.count(crashed, self._num_ready() > 0, others_started_at)
         if pause_s is None:
             attempts = self._start_failures.in_a_row
-            await self._fail(f"failed to start a worker {attempts} times in a row; the last error was:\n{error}")
+            reason = f"failed to start a worker {attempts} times in a row; the last error was:\n{self._last_error}"
+            await self._fail(reason)
             return
         await asyncio.sleep(pause_s)
         self._replace()

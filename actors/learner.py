@@ -42,7 +42,7 @@ def train_loop(config: TrainLoopConfig) -> None:
         ray.get(config.journal.begin.remote(position.next_iteration))
         # Now that the learner has its place, workers beyond the minimum may take what is left.
         ray.get([fleet.grow.remote(own_actor_id()) for fleet in (config.reward_fleet, config.rollout_fleet)])
-    # The seconds of an iteration, and a budget of them, are without what workers load and wait for.
+    # The seconds of the first iteration, and a budget of them, are without what its first workers load and wait for.
     ray.get([fleet.wait_ready.remote(1) for fleet in (config.reward_fleet, config.rollout_fleet)])
     publisher = Publisher(config, leads)
     rollouts = Rollouts(

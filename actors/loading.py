@@ -1,6 +1,7 @@
 """An actor that hangs while it loads ends itself: its fleet cannot tell it from one that waits for room."""
 
 import faulthandler
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,9 +13,10 @@ STDERR = 2
 def loads_within(seconds: float) -> Iterator[None]:
     """End this process if the block takes longer, with the stack of every thread in Ray's log of it.
 
-    The watchdog is a thread of its own that needs no lock of Python's: code that hangs may hold it.
+    The watchdog is a thread of its own that needs no lock of Python's: code that hangs may hold it. A process has one,
+    so blocks of this kind do not nest.
     """
-    faulthandler.dump_traceback_later(seconds, file=STDERR, exit=True)
+    faulthandler.dump_traceback_later(min(seconds, threading.TIMEOUT_MAX), file=STDERR, exit=True)
     try:
         yield
     finally:

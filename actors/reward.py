@@ -30,13 +30,13 @@ class RewardActor:
 
     def __init__(self, settings: ScoringSettings) -> None:
         """Load the decoder and `settings.rewards`; other rewards load when first asked for."""
-        import torch
-
-        from pipeline.reward_models import RewardModels
-
         log_in_actor("reward")
-        torch.set_num_threads(settings.reward_actors.threads)
         with loads_within(settings.reward_actors.timeout_seconds):
+            import torch
+
+            from pipeline.reward_models import RewardModels
+
+            torch.set_num_threads(settings.reward_actors.threads)
             self.models = RewardModels(settings)
 
     def ready(self) -> bool:

@@ -1,34 +1,29 @@
-"""Rewards that are first asked for when all else is done are loaded once before, to see whether they can be."""
+"""The rewards of an evaluation that comes last are loaded once before all else, to see whether they can be."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from actors.crew import shut_down, start_pool
 from actors.failure import explain_failure
-from actors.leasing import call_leased_sync
 from actors.reward import RewardActor
-from pipeline.config import RewardSettings
-
-if TYPE_CHECKING:
-    from pipeline.reward_models import ScoringSettings
+from pipeline.evaluation.settings import AdapterEvaluationSettings
 
 
-def try_rewards(settings: ScoringSettings, rewards: Sequence[RewardSettings]) -> None:
-    """Let one reward actor load the rewards of `settings` and `rewards`, one after another, and end it.
+def try_rewards(settings: AdapterEvaluationSettings) -> None:
+    """Start one of the reward actors that the evaluation will have, which hold all its rewards at once, and end it.
 
     Raises:
-        ValueError: one cannot be loaded, with the reason.
+        ValueError: it does not start, with the reason.
     """
     pool = settings.reward_actors.model_copy(update={"min_workers": 1, "max_workers": 1})
     fleet: Any = start_pool("reward", RewardActor, (settings,), pool, calls_per_worker=1)
     try:
-        call_leased_sync(fleet, "try_loading", rewards)
-    except Exception as error:  # what a reward raises may be of any class
-        raise ValueError(f"a reward cannot be loaded: {explain_failure(error, journal=None)}") from error
+        ray.get(fleet.wait_ready.remote())
+    except RayError as error:
+        failure = explain_failure(error, journal=None)
+        raise ValueError(f"the evaluation at the end could not load its rewards: {failure}") from error
     finally:
         shut_down(fleet)
         ray.kill(fleet)

@@ -33,10 +33,10 @@ class RolloutWorker(DrawingWorker):
 
     def __init__(self, settings: RunSettings, reward_fleet: Any) -> None:
         """Load the base model and add an adapter, whose weights arrive with every call."""
-        from actors.denoising import Denoiser
-
         log_in_actor("rollout")
         with loads_within(settings.rollout.timeout_seconds):
+            from actors.denoising import Denoiser
+
             super().__init__(Denoiser(settings, reward_fleet))
         self._metrics = RolloutMetrics(settings.name)
         self._trajectories_per_sample = settings.method.trajectories_per_sample

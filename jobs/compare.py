@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs.quiet import be_quiet, one_readable_message, resumable_by
 from pipeline.comparison.loading import (
+    COMPARISON_FILE,
     begun_together,
     check_folders,
     divergence,
@@ -145,7 +146,8 @@ def run(plan: Plan, resumes: bool) -> None:
             stopwatch.note()
             say(text)
 
-        with resumable_by(f"python jobs/compare.py --resume {shlex.quote(str(plan.folder))}"):
+        command = f"python jobs/compare.py --resume {shlex.quote(str(plan.folder))}"
+        with resumable_by(command, begun=(plan.folder / COMPARISON_FILE).is_file):
             outcome = make_and_evaluate(plan, resumes, note_and_say)
         stopwatch.note()
         report = write_comparison_report(plan)
@@ -169,7 +171,7 @@ def make_and_evaluate(plan: Plan, resumes: bool, tell: Say) -> Outcome:
     from actors.prompts import prompts_of_run
     from actors.reward_trial import try_rewards
     from actors.room import check_room_at_once, runs_with_room
-    from pipeline.comparison.evaluation import check_held_out, rewards_of_all
+    from pipeline.comparison.evaluation import check_held_out, evaluation_to_come
     from pipeline.comparison.pairs_of_cells import hold_to_their_pairs
     from pipeline.comparison.sweep import chosen_learning_rates, read_sweep, write_sweep_prompts
     from pipeline.preflight import own_modules
@@ -186,7 +188,9 @@ def make_and_evaluate(plan: Plan, resumes: bool, tell: Say) -> Outcome:
         for together in begun_together(plan, plan.comparison.parallel) if plan.comparison.parallel else ():
             check_room_at_once([one.settings for one in together])
         if not resumes:
-            try_rewards(settings[0], rewards_of_all(plan))
+            to_come = evaluation_to_come(plan)
+            say(f"{plan.comparison.name}: loading the {len(to_come.rewards)} rewards of its evaluation, once")
+            try_rewards(to_come)
             open_folder(plan)
         prompts = prompts_of_run(settings[0].prompts, plan.folder)
         check_held_out(plan, prompts.held_out)

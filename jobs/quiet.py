@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pipeline.patience import StorageError
@@ -41,8 +41,13 @@ def be_quiet() -> None:
 
 
 @contextmanager
-def resumable_by(command: str) -> Iterator[None]:
-    """End a job that SIGTERM or Ctrl-C stops with the command that takes it up again, and the exit code of shells."""
+def resumable_by(command: str, begun: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """End a job that SIGTERM or Ctrl-C stops with the command that takes it up again, and the exit code of shells.
+
+    Args:
+        command: that command.
+        begun: whether there is anything to take up yet.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -53,7 +58,8 @@ def resumable_by(command: str) -> Iterator[None]:
         number = signal.SIGTERM
     else:
         return
-    print(f"stopped; what was finished is kept; continue with: {command}", file=sys.stderr, flush=True)
+    how = f"what was finished is kept; continue with: {command}" if begun() else "nothing was begun yet"
+    print(f"stopped; {how}", file=sys.stderr, flush=True)
     sys.exit(128 + number)
 
 

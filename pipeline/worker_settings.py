@@ -36,7 +36,7 @@ class PoolSettings(Settings):
     autoscaler added for it; it is asked for again when calls wait. null keeps all until the run ends."""
     timeout_seconds: PositiveFloat = 3600.0
     """An actor that takes longer over one call, such as a batch, is taken for hung: it is killed and replaced, and the
-    call made again. Nor may it take longer over loading its models."""
+    call made again. Nor may it take longer over loading its models, which downloads them where a node has none yet."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> "PoolSettings":

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import ray
+from comparisons import comparison_values, write_base
 from settings import miniature_settings
 
 from actors import alignment
@@ -15,7 +16,11 @@ from actors.reward import RewardActor
 from actors.reward_trial import try_rewards
 from actors.weights import start_weight_store
 from pipeline.adapter import CARD_FILE, flatten_adapter
-from pipeline.config import RewardSettings
+from pipeline.comparison.evaluation import evaluation_to_come
+from pipeline.comparison.plan import make_plan
+from pipeline.comparison.settings import ComparisonSettings
+from pipeline.config_loading import parse_as
+from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.policy import Policy
 
 
@@ -34,11 +39,18 @@ def test_a_reward_that_the_evaluation_alone_needs_is_loaded_before_the_run(ray_s
 def test_a_reward_of_a_comparison_that_cannot_be_loaded_is_met_before_its_first_run(
     ray_session, miniature_model, miniature_clip, tmp_path
 ):
-    settings = miniature_settings(miniature_model)
     (tmp_path / "damaged").mkdir()
-    with pytest.raises(ValueError, match=r"a reward cannot be loaded: .*damaged"):
-        try_rewards(settings, [RewardSettings(name="clip", path=str(tmp_path / "damaged"))])
-    try_rewards(settings, [RewardSettings(name="clip", path=str(miniature_clip))])
+    with pytest.raises(ValueError, match=r"could not load its rewards: (?s:.*)damaged"):
+        try_rewards(evaluation_by(tmp_path / "damaged", miniature_model, tmp_path))
+    try_rewards(evaluation_by(miniature_clip, miniature_model, tmp_path))
+
+
+def evaluation_by(clip: Path, model: Path, directory: Path) -> AdapterEvaluationSettings:
+    """What ends a comparison of miniature runs, by the reward that they are trained on and one more."""
+    (directory / clip.name).mkdir(exist_ok=True)
+    rewards = [{"name": "clip", "path": str(clip)}]
+    values = comparison_values(write_base(directory / clip.name, model, evaluation={"images": 0, "rewards": rewards}))
+    return evaluation_to_come(make_plan(parse_as(ComparisonSettings, values), directory))
 
 
 @pytest.mark.parametrize("illness", [RuntimeError("the judge is ill"), KeyError("a red circle")])

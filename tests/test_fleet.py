@@ -46,11 +46,14 @@ class HangingWorker:
         return os.getpid()
 
 
+LOADING_S = 3.0
+
+
 class HangingLoader:
     """The first of them hangs while it loads, and holds Python's lock meanwhile; the others load at once."""
 
     def __init__(self, directory: Path) -> None:
-        with loads_within(3.0):
+        with loads_within(LOADING_S):
             if not (directory / "first").exists():
                 (directory / "first").touch()
                 re.fullmatch("(a+)+", "a" * 60 + "b")
@@ -330,7 +333,9 @@ def test_impossible_settings_are_refused(actor_class, settings, message):
 
 
 def test_light_processes_need_no_torch():
-    modules = "actors.leasing, actors.fleet, actors.weights, actors.cluster, actors.capacity, pipeline.images"
+    modules = (
+        "actors.leasing, actors.fleet, actors.weights, actors.cluster, actors.capacity, actors.journal, pipeline.images"
+    )
     code = f"import sys; import {modules}; print('torch' in sys.modules, 'diffusers' in sys.modules)"
     repository = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
@@ -349,9 +354,10 @@ def test_a_worker_that_hangs_is_killed_and_replaced_and_counted(start, tmp_path)
 
 
 def test_a_worker_that_hangs_while_it_loads_says_where_and_is_replaced(start, ray_session, tmp_path):
-    fleet = start(HangingLoader, tmp_path)
+    fleet = start(HangingLoader, tmp_path, call_timeout_s=LOADING_S)
     assert ray.get(fleet.wait_ready.remote(timeout_s=PATIENCE_S)) == 1
     assert stats(fleet).failed_starts == 1
+    assert "it took longer than timeout_seconds of its pool to load" in stats(fleet).last_error
     logs = [path.read_text() for path in Path(ray_session.log_directory).glob("worker-*.err")]
     assert sum("Timeout (0:00:03)!" in log and "in fullmatch" in log for log in logs) == 1
 

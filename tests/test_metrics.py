@@ -48,7 +48,10 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     values: dict[str, float] = {}
 
     def set_gauge(gauge: Gauge, value: float, tags: dict[str, str] | None = None) -> None:
-        values["/".join([gauge.info["name"], *(tags or {}).values()])] = value
+        labels = gauge.info["default_tags"] | (tags or {})
+        assert labels.keys() == set(gauge.info["tag_keys"])
+        of = "".join(f"/{label}={text}" for label, text in labels.items() if label not in ("run", "fleet"))
+        values[gauge.info["name"] + of] = value
 
     monkeypatch.setattr(Gauge, "set", set_gauge)
     return values
@@ -77,8 +80,8 @@ def test_an_iteration_shows_what_it_has_numbers_for(shown):
     assert before <= checkpoint_time <= time.time()
     assert shown == {
         "tailorpo_iterations": 4,
-        "tailorpo_reward": 0.5,
-        "tailorpo_reward/clip": 0.2,
+        "tailorpo_reward/reward=total": 0.5,
+        "tailorpo_reward/reward=clip": 0.2,
         "tailorpo_loss": 0.7,
         "tailorpo_seconds": 2.5,
     }

@@ -1,21 +1,28 @@
 """Rollouts one iteration ahead of the learner: the actors against one process, taken up again, and what is refused."""
 
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import ray
 import torch
 from crew_fixtures import fresh, metrics_in
 from eventually import wait_until
 from in_process import align_in_process
+from late_rollout_worker import LateRolloutWorker
+from ray.actor import ActorHandle
 from scoring_server import ScoringServer
 from settings import miniature_settings
 
+from actors.crew import Crew
 from actors.failure import LastingFailureError
+from actors.fleet import start_fleet
 from actors.inputs import read_inputs
 from actors.training import train
 from actors.weights import checksum_of
@@ -44,6 +51,8 @@ def settings(miniature_model: Path, miniature_clip: Path, server: ScoringServer)
         reward_normalisation="running",
         rollout={"max_staleness": 1},
         records={"save": True},
+        # A grid is no part of an iteration either, and neither is what is waited for it.
+        samples={"every": 1000, "count": 4},
     )
 
 
@@ -71,8 +80,16 @@ def test_actors_one_iteration_ahead_equal_one_process_though_a_reward_server_die
     kept = metrics_in(tmp_path)
     assert 2 <= len(kept) < settings.iterations
     server.start_again()
-    train(settings, inputs, fresh(crew, tmp_path, settings), tmp_path)
+    opened: list[float] = []
+    opener = threading.Thread(target=let_workers_load_when_the_learner_has_begun_again, args=(tmp_path, opened))
+    opener.start()
+    late = replace(fresh(crew, tmp_path, settings), rollout_fleet=late_rollouts(settings, crew, tmp_path))
+    train(settings, inputs, late, tmp_path)
+    opener.join()
+    ray.kill(late.rollout_fleet)
     metrics = metrics_in(tmp_path)
+    resumed = metrics[len(kept)]
+    assert resumed["time"] - resumed["seconds"] >= opened[0], "what workers load was counted as rollouts"
     assert metrics[: len(kept)] == kept, "what was learnt before was learnt again"
     assert [line["adapter_sha256"] for line in metrics] == expected
     assert [line["policy_age"] for line in metrics] == [0, 1, 1, 1, 1]
@@ -81,6 +98,23 @@ def test_actors_one_iteration_ahead_equal_one_process_though_a_reward_server_die
         for path in sorted((tmp_path / "records").iterdir())
     ]
     assert versions == [{0}, {0}, {1}, {2}, {3}]
+
+
+def late_rollouts(settings: RunSettings, crew: Crew, directory: Path) -> ActorHandle:
+    """A fleet whose worker loads when it is let."""
+    return start_fleet(
+        "rollout",
+        LateRolloutWorker,
+        actor_args=(settings, crew.reward_fleet, directory / "go"),
+        actor_options={"num_cpus": 0},
+        calls_per_worker=settings.rollout.batches_in_flight,
+    )
+
+
+def let_workers_load_when_the_learner_has_begun_again(directory: Path, opened: list[float]) -> None:
+    wait_until(lambda: (directory / "log.jsonl").read_text().count("the learner begins") >= 2, interval_s=0.01)
+    opened.append(time.time())
+    (directory / "go").touch()
 
 
 def kill_after_two_iterations(server: ScoringServer, metrics: Path) -> None:

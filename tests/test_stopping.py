@@ -135,6 +135,12 @@ def test_a_job_that_is_stopped_says_how_to_go_on(
     assert "continue with: python jobs/compare.py --resume here" in capsys.readouterr().err
 
 
+def test_a_job_that_is_stopped_before_it_began_names_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), resumable_by("python jobs/compare.py --resume here", begun=lambda: False):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "stopped; nothing was begun yet\n"
+
+
 def test_a_job_that_ends_by_itself_says_nothing_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="a reason"), resumable_by("it"):
         sys.exit("a reason")

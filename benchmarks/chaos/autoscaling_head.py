@@ -40,6 +40,7 @@ def autoscaling_head(
     Args:
         version: v1 or v2, of the autoscaler.
         idle_timeout_minutes: how long a node has nothing to do before it is ended.
+        head_cpus: what the head itself has room for.
         variables: of the environment of all nodes.
     """
     directory = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie below it
@@ -47,7 +48,7 @@ def autoscaling_head(
     environment = os.environ | variables | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     # The autoscaler imports the fake cloud.
-    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), environment.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH")]))
     if version == "v2":
         environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID}
         environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = HEAD_NODE_ID

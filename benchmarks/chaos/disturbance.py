@@ -55,6 +55,7 @@ def kill(job: AlignJob, cluster: LocalCluster, victim: str, rng: random.Random) 
         job.kill_driver()
     else:
         while not kill_one(cluster, VICTIMS[victim], rng):
+            refuse_the_end(job)
             time.sleep(0.01)
 
 
@@ -82,7 +83,16 @@ def wait_for_iterations(job: AlignJob, count: int) -> None:
         RuntimeError: the run has ended before.
     """
     while len(job.metrics()) < count:
-        if not job.is_running():
-            job.finish()
-            raise RuntimeError(f"the run was over before iteration {count}")
+        refuse_the_end(job)
         time.sleep(0.05)
+
+
+def refuse_the_end(job: AlignJob) -> None:
+    """What is to happen to a run must happen before it ends.
+
+    Raises:
+        RuntimeError: it has ended.
+    """
+    if not job.is_running():
+        job.finish()
+        raise RuntimeError(f"the run was over after {len(job.metrics())} iterations")

@@ -19,5 +19,5 @@ class FakeCloud(FakeMultiNodeProvider):
         # Ray's own provider has no setting for it.
         folder = tempfile.mkdtemp(dir=self.provider_config["folder"])
         in_its_folder = partial(ray._private.parameter.RayParams, temp_dir=folder)
-        with patch("ray._private.parameter.RayParams", in_its_folder):
+        with self.lock, patch("ray._private.parameter.RayParams", in_its_folder):
             super()._create_node_with_resources_and_labels(*arguments)

@@ -32,15 +32,18 @@ class AlignJob:
         return self._objects("metrics.jsonl")
 
     def told(self, begin: float, end: float) -> str:
-        """What fleets, journal and driver said between two moments: the first words of each line, once each."""
-        log = self._objects("log.jsonl")
-        lines = [line for line in log if begin <= datetime.fromisoformat(line["time"]).timestamp() <= end]
-        words = [
-            f"{line['worker']} " * (line["role"] == "fleet") + re.split("[:,]", line["message"])[0]
-            for line in lines
-            if line["message"] != "the iteration is done"
-        ]
-        return "; ".join(dict.fromkeys(words)) or "nothing"
+        """What fleets, journal and driver said between two moments, in seconds since 1970: each once."""
+        return "; ".join(dict.fromkeys(text for _, text in self.lines(begin, end))) or "nothing"
+
+    def lines(self, begin: float, end: float) -> list[tuple[float, str]]:
+        """The first words of every line of the log between two moments, and how many seconds after the first it was."""
+        found = []
+        for line in self._objects("log.jsonl"):
+            seconds = datetime.fromisoformat(line["time"]).timestamp() - begin
+            if 0 <= seconds <= end - begin and line["message"] != "the iteration is done":
+                who = f"{line['worker']} " * (line["role"] == "fleet")
+                found.append((seconds, who + re.split("[:,]", line["message"])[0]))
+        return found
 
     def is_running(self) -> bool:
         """Whether the driver lives."""

@@ -67,16 +67,15 @@ def main() -> None:
     overrides = [*SMALL_RUN, *options.overrides, f"iterations={options.iterations}"]
     cluster = LocalCluster(NODES, CPUS_PER_NODE)
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
             job = AlignJob(options.config, overrides, Path(folder) / "soak", cluster.address)
-            try:
-                samples, kills = soak(job, cluster, options.iterations, options.calm, options.seed)
-                job.finish()
-                undisturbed = AlignJob(options.config, overrides, Path(folder) / "undisturbed", cluster.address)
-                undisturbed.finish()
-                sameness = compare(undisturbed, job)
-            finally:
-                job.stop()
+            stack.callback(job.stop)
+            samples, kills = soak(job, cluster, options.iterations, options.calm, options.seed)
+            job.finish()
+            undisturbed = AlignJob(options.config, overrides, Path(folder) / "undisturbed", cluster.address)
+            stack.callback(undisturbed.stop)
+            undisturbed.finish()
+            sameness = compare(undisturbed, job)
     finally:
         cluster.shutdown()
     result = {

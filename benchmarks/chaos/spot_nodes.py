@@ -80,7 +80,8 @@ class SpotNodes:
         node, reason = self.alive()[0], autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         deadline_ms = int((time.time() + NOTICE_S) * 1000)
         accepted, refusal = self._control_store.drain_node(node, reason, "spot notice", deadline_ms)
-        assert accepted, refusal
+        if not accepted:
+            raise RuntimeError(f"the cluster does not drain a node: {refusal}")
         time.sleep(NOTICE_S)
         self._take([node])
 
@@ -164,7 +165,7 @@ def disturb(job: AlignJob, nodes: SpotNodes) -> list[dict[str, Any]]:
         taken.append({"what": what, "iteration": iteration, "seconds_until_all_were_back": time.time() - times[-1]})
     job.finish()
     for taking, (begin, end) in zip(taken, itertools.pairwise([*times, time.time()]), strict=True):
-        taking["told"] = job.told(begin, end)
+        taking["told"] = [f"after {seconds:.1f} s: {text}" for seconds, text in job.lines(begin, end)]
     return taken
 
 

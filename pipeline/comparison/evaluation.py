@@ -35,11 +35,20 @@ def evaluation_settings(plan: Plan, runs: Sequence[PlannedRun]) -> AdapterEvalua
             "prompts": str(plan.folder / HELD_OUT_FILE),
             "images_per_prompt": comparison.evaluation.images_per_prompt,
             "batch_size": shared.evaluation.batch_size,
-            "rewards": rewards_of_all(plan),
+            "rewards": _rewards(plan),
             "rollout": shared.rollout.model_dump(include=set(PoolSettings.model_fields)),
             "reward_actors": shared.reward_actors,
         },
     )
+
+
+def evaluation_to_come(plan: Plan) -> AdapterEvaluationSettings:
+    """The evaluation of all adapters, before any of them is there.
+
+    Raises:
+        ValueError: as `evaluation_settings`.
+    """
+    return evaluation_settings(plan, plan.runs({cell.label: cell.settings.learning_rate for cell in plan.cells}))
 
 
 def check_evaluation_of_all(plan: Plan) -> None:
@@ -61,7 +70,7 @@ def check_evaluation_of_all(plan: Plan) -> None:
         for cell in plan.cells
         for reward in cell.settings.rewards_learnt_from
     }
-    if all(any(one.is_same(reward) for one in trained) for reward in rewards_of_all(plan)):
+    if all(any(one.is_same(reward) for one in trained) for reward in _rewards(plan)):
         raise ValueError(
             "every reward of the comparison is trained on by a variant, so a hacked reward could not be told from a "
             "better model; add one that none is trained on to evaluation.rewards of the base run"
@@ -75,12 +84,12 @@ def check_held_out(plan: Plan, prompts: list[str]) -> None:
         ValueError: why, and what to change.
     """
     try:
-        check_prompts_to_draw(prompts, plan.comparison.evaluation.images_per_prompt, rewards_of_all(plan))
+        check_prompts_to_draw(prompts, plan.comparison.evaluation.images_per_prompt, _rewards(plan))
     except ValueError as error:
         raise ValueError(f"the held-out prompts, which all variants are evaluated on: {error}") from None
 
 
-def rewards_of_all(plan: Plan) -> list[RewardSettings]:
+def _rewards(plan: Plan) -> list[RewardSettings]:
     """All rewards that any variant is trained on or reports, those trained on first."""
     runs = [cell.settings for cell in plan.cells]
     rewards: list[RewardSettings] = [reward for run in runs for reward in run.rewards]
