@@ -37,6 +37,14 @@ def test_the_walk_through_the_code_passes_every_module() -> None:
     assert {name for name in names if name not in walk} == set()
 
 
+def test_no_long_paragraph_comes_twice() -> None:
+    """As when a page is written into itself."""
+    for path in PAGES_WITH_LINKS:
+        texts = path.read_text(encoding="utf-8").split("\n\n")
+        paragraphs = [text for text in texts if len(text) > 200 and not text.startswith("|")]
+        assert len(paragraphs) == len(set(paragraphs)), path
+
+
 def test_the_readmes_run_on_gpus_fits_on_one() -> None:
     (command,) = (line for line in README.splitlines() if "name=demo-gpu" in line)
     config, *overrides = shlex.split(command.partition("--config ")[2])

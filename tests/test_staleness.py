@@ -34,6 +34,10 @@ from pipeline.weighting import Normalisation
 pytest_plugins = ["crew_fixtures", "model_fixtures"]
 
 
+LATE_S = 3.0
+"""Far longer than the learner takes from where it begins to its first iteration."""
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[ScoringServer]:
     with ScoringServer() as server:
@@ -113,6 +117,7 @@ def late_rollouts(settings: RunSettings, crew: Crew, directory: Path) -> ActorHa
 
 def let_workers_load_when_the_learner_has_begun_again(directory: Path, opened: list[float]) -> None:
     wait_until(lambda: (directory / "log.jsonl").read_text().count("the learner begins") >= 2, interval_s=0.01)
+    time.sleep(LATE_S)
     opened.append(time.time())
     (directory / "go").touch()
 
