@@ -64,7 +64,7 @@ def test_a_journal_in_place_of_a_dead_one_says_so_and_shows_the_last_checkpoint(
     checkpoints_of_run(SETTINGS, tmp_path).save(2, {"position.json": b"2"})
     another = Journal(str(tmp_path), SETTINGS)
     shown: dict[str, float] = {}
-    monkeypatch.setattr(Gauge, "set", lambda gauge, value: shown.update({gauge.info["name"]: value}))
+    monkeypatch.setattr(Gauge, "set", lambda gauge, value, _: shown.update({gauge.info["name"]: value}))
     another.record(iteration_metrics(3))
     assert shown["tailorpo_last_checkpoint_timestamp_seconds"] == 101.0
     assert caplog.messages.count("the journal was lost; another one goes on") == 1
