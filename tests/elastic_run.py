@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import ray
 from eventually import PATIENCE_S, wait_until
@@ -24,6 +23,7 @@ from actors.fleet import start_fleet
 from actors.fleet_state import FleetStats
 from actors.journal import start_journal
 from actors.weights import WeightTicket, start_weight_store
+from benchmarks.chaos.autoscaling_head import kill_raylets
 from pipeline.prompts import SampleBatch, load_train_prompts
 
 MOST_NODES, BATCHES, BATCH_SIZE, BATCH_SECONDS, IDLE_SECONDS = 3, 16, 4, 0.2, 12.0
@@ -89,16 +89,6 @@ def rollout_nodes() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"] and "rollout" in node["Resources"]]
 
 
-def kill_node(node_id: str) -> None:
-    """SIGKILL a raylet; its workers die with it."""
-    for process in psutil.process_iter(["cmdline"]):
-        arguments = process.info["cmdline"] or []
-        if arguments and arguments[0].endswith("raylet/raylet") and any(node_id in argument for argument in arguments):
-            process.kill()
-            return
-    raise AssertionError(f"no raylet of node {node_id}")
-
-
 def roll_out(directory: Path) -> dict[str, Any]:
     """The cluster grows from nothing in the first iteration, loses all nodes but one in the second, and grows again in
     the third, before which idle nodes are given back."""
@@ -117,8 +107,7 @@ def roll_out(directory: Path) -> dict[str, Any]:
 
         second = threads.submit(run.iteration, 1)
         wait_until(lambda: run.stats().busy == MOST_NODES)
-        for node in rollout_nodes()[1:]:
-            kill_node(node)
+        kill_raylets(rollout_nodes()[1:])
         wait_until(lambda: run.stats().lost >= MOST_NODES - 1)  # until its processes end, a killed node could answer
         run.may_end(1)
         facts["second_samples"] = sorted(second.result(PATIENCE_S)["sample"].to_pylist())

@@ -71,6 +71,14 @@ def autoscaling_head(
             shutil.rmtree(directory, ignore_errors=True)
 
 
+def kill_raylets(node_ids: list[str]) -> None:
+    """SIGKILL nodes of this machine that are still there; their workers die with them."""
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if arguments and arguments[0].endswith("raylet/raylet") and any(n in a for n in node_ids for a in arguments):
+            process.kill()
+
+
 def _configuration(
     directory: Path,
     address: str,

@@ -18,12 +18,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray._private.internal_api import get_state_from_address
 from ray.core.generated import autoscaler_pb2
 
-from benchmarks.chaos.autoscaling_head import autoscaling_head
+from benchmarks.chaos.autoscaling_head import autoscaling_head, kill_raylets
 from benchmarks.chaos.cluster import SHORT_HEALTH_CHECKS
 from benchmarks.chaos.disturbance import SMALL_RUN, wait_for_iterations
 from benchmarks.chaos.run import AlignJob
@@ -98,14 +97,6 @@ class SpotNodes:
         kill_raylets(nodes)
         while not set(nodes).isdisjoint(self.alive()):
             time.sleep(0.2)
-
-
-def kill_raylets(node_ids: list[str]) -> None:
-    """SIGKILL nodes of this machine that are still there; their workers die with them."""
-    for process in psutil.process_iter(["cmdline"]):
-        arguments = process.info["cmdline"] or []
-        if arguments and arguments[0].endswith("raylet/raylet") and any(n in a for n in node_ids for a in arguments):
-            process.kill()
 
 
 def main() -> None:
