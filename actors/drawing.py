@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.loading import loads_within
+from actors.watchdog import ends_within
 from actors.weights import WeightTicket, load_weights
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.prompts import SampleBatch
@@ -78,7 +78,7 @@ class LoraWorker(DrawingWorker):
 
     def __init__(self, settings: AdapterEvaluationSettings) -> None:
         """Load the base model."""
-        with loads_within(settings.rollout.timeout_seconds):
+        with ends_within(settings.rollout.timeout_seconds):
             from actors.denoising import LoraSampler
 
             super().__init__(LoraSampler(settings))

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import ray
@@ -13,6 +14,7 @@ from actors.liveness import own_actor_id
 from actors.publishing import Publisher
 from actors.rollouts import Rollouts
 from actors.training import TrainLoopConfig
+from actors.watchdog import ends_within
 from actors.weights import checksum_of
 from pipeline.adapter import flatten_adapter
 from pipeline.checkpoint import Position, pack_checkpoint, unpack_checkpoint
@@ -35,7 +37,8 @@ def train_loop(config: TrainLoopConfig) -> None:
     """
     settings = config.settings
     torch.set_num_threads(settings.learner.threads)
-    learner = Learner(Policy.load(settings.model, settings.lora, settings.sampling, settings.seed), settings)
+    with ends_within(settings.learner.timeout_seconds):
+        learner = Learner(Policy.load(settings.model, settings.lora, settings.sampling, settings.seed), settings)
     leads = ray.train.get_context().get_world_rank() == 0
     position, next_policy = _restore(learner, config.checkpoints, leads)
     if leads:
@@ -86,7 +89,7 @@ def _iterate(
     fetched = time.monotonic()
     check_iteration(table, iteration)
     age = policy_age(table, version, settings.rollout.max_staleness)
-    metrics = learner.learn(table, iteration)
+    metrics = learner.learn(table, iteration, partial(ends_within, settings.learner.timeout_seconds))
     if settings.records.save:
         rank = ray.train.get_context().get_world_rank()
         ray.get(config.journal.save_records.remote(iteration, rank, table))

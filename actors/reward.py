@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.loading import loads_within
 from actors.logs import log_in_actor
+from actors.watchdog import ends_within
 from pipeline.config import RewardSettings
 from pipeline.evaluation.measured import ImageMeasures
 
@@ -31,7 +31,7 @@ class RewardActor:
     def __init__(self, settings: ScoringSettings) -> None:
         """Load the decoder and `settings.rewards`; other rewards load when first asked for."""
         log_in_actor("reward")
-        with loads_within(settings.reward_actors.timeout_seconds):
+        with ends_within(settings.reward_actors.timeout_seconds):
             import torch
 
             from pipeline.reward_models import RewardModels

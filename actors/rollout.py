@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from actors.drawing import DrawingWorker
-from actors.loading import loads_within
 from actors.logs import log_in_actor
 from actors.metrics import RolloutMetrics
+from actors.watchdog import ends_within
 from actors.weights import WeightTicket
 from pipeline.config import RunSettings
 from pipeline.logs import at_iteration
@@ -34,7 +34,7 @@ class RolloutWorker(DrawingWorker):
     def __init__(self, settings: RunSettings, reward_fleet: Any) -> None:
         """Load the base model and add an adapter, whose weights arrive with every call."""
         log_in_actor("rollout")
-        with loads_within(settings.rollout.timeout_seconds):
+        with ends_within(settings.rollout.timeout_seconds):
             from actors.denoising import Denoiser
 
             super().__init__(Denoiser(settings, reward_fleet))

@@ -1,6 +1,8 @@
 """Learning from one iteration's records."""
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -37,8 +39,15 @@ class Learner:
         by_dtype = FLOAT16_LOSS_SCALE if settings.model.dtype == "float16" else 1.0
         self.loss_scale = settings.learner.loss_scale or by_dtype
 
-    def learn(self, table: pa.Table, iteration: int) -> dict[str, Any]:
+    def learn(
+        self, table: pa.Table, iteration: int, around_step: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> dict[str, Any]:
         """Take this worker's records of an iteration and make all of its optimiser steps.
+
+        Args:
+            table: the records (`pipeline.records`).
+            iteration: which one it is, counted from 0; it seeds the order of the records.
+            around_step: makes what each optimiser step is done within, such as a watchdog.
 
         Returns:
             means over the iteration by name, those of losses over the records learnt from, and under "minibatches" the
@@ -63,9 +72,10 @@ class Learner:
         for epoch in range(self.settings.learner.inner_epochs):
             minibatch_of_row = self._minibatch_of_row(iteration, epoch)
             for index in range(expected // self.settings.learner.minibatch_size):
-                sums = self._accumulate(rows.select(torch.nonzero(minibatch_of_row[rows["row"]] == index).flatten()))
                 skipped = self.optimiser.steps_skipped
-                sums, norm = self.optimiser.step(sums)
+                with around_step():
+                    in_minibatch = torch.nonzero(minibatch_of_row[rows["row"]] == index).flatten()
+                    sums, norm = self.optimiser.step(self._accumulate(rows.select(in_minibatch)))
                 if self.optimiser.steps_skipped == skipped:
                     totals += sums
                     norms.append(norm)

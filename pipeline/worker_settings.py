@@ -99,6 +99,9 @@ class LearnerSettings(Settings):
     """GPUs reserved by each worker; a fraction shares one."""
     threads: PositiveInt = 1
     """Threads of torch in each worker."""
+    timeout_seconds: PositiveFloat = 1800.0
+    """A worker that takes longer over one optimiser step is taken for hung: it ends, is replaced as any that is lost,
+    and the run is taken up at its last checkpoint. Nor may it take longer over loading the model."""
     minibatch_size: PositiveInt = 64
     """Records (pairs; for DDPO, steps) per optimiser step, over all workers."""
     micro_batch_size: PositiveInt = 8

@@ -24,7 +24,7 @@ from ray.exceptions import ActorDiedError
 from actors.fleet import Fleet, start_fleet
 from actors.fleet_state import FleetError
 from actors.leasing import call_leased, call_leased_sync
-from actors.loading import loads_within
+from actors.watchdog import ends_within
 
 pytest_plugins = ["fleet_fixtures"]
 
@@ -53,7 +53,7 @@ class HangingLoader:
     """The first of them hangs while it loads, and holds Python's lock meanwhile; the others load at once."""
 
     def __init__(self, directory: Path) -> None:
-        with loads_within(LOADING_S):
+        with ends_within(LOADING_S):
             if not (directory / "first").exists():
                 (directory / "first").touch()
                 re.fullmatch("(a+)+", "a" * 60 + "b")

@@ -1,4 +1,8 @@
-"""An actor that hangs while it loads ends itself: its fleet cannot tell it from one that waits for room."""
+"""A process that hangs ends itself, where nobody else can tell it from one that waits.
+
+A fleet cannot tell an actor that hangs while it loads from one that waits for room, nor Ray Train a learner that hangs
+from one that learns slowly.
+"""
 
 import faulthandler
 import threading
@@ -10,7 +14,7 @@ STDERR = 2
 
 
 @contextmanager
-def loads_within(seconds: float) -> Iterator[None]:
+def ends_within(seconds: float) -> Iterator[None]:
     """End this process if the block takes longer, with the stack of every thread in Ray's log of it.
 
     The watchdog is a thread of its own that needs no lock of Python's: code that hangs may hold it. A process has one,
