@@ -125,16 +125,19 @@ def _annotation_name(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         items = list(dict.fromkeys(_annotation_name(item) for item in get_args(annotation) if item is not Ellipsis))
         return f"list of {', '.join(items)}"
+    if get_origin(annotation) is dict:
+        return f"section of {_annotation_name(get_args(annotation)[1])}"
     name: str = annotation.__name__
     return "section" if issubclass(annotation, Settings) else name
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default is PydanticUndefined:
+    default = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
         return "required"
-    if field.default is None:
+    if default is None:
         return "null"
-    return f"`{_in_words(field.default)}`"
+    return f"`{_in_words(default)}`"
 
 
 def _in_words(value: Any) -> str:

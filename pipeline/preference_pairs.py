@@ -42,13 +42,13 @@ def locate_pairs(source: str) -> DataFiles:
     """`locate_data` of preference pairs.
 
     Raises:
-        ValueError: as `locate_data`; or the demo's pairs are meant, and have not been made.
+        ValueError: as `locate_data`; or pairs of the demo's are meant, and have not been made.
     """
     # Where there is no folder `runs` yet, their path has the form of a hub's id, and the hub would be blamed.
-    if Path(source) == DEMO_PAIRS and not DEMO_PAIRS.is_dir():
+    if Path(source).parent == DEMO_PAIRS.parent and not Path(source).is_dir():
         raise ValueError(
-            f"there is no folder {source!r}, which is to hold the demo's preference pairs; make it once by "
-            "`python jobs/make_demo_pairs.py`"
+            f"there is no folder {source!r}, which is to hold preference pairs; the demo's are made once by "
+            "`python jobs/make_demo_pairs.py`, with --reward and --output those that a reward prefers"
         )
     return locate_data(source)
 

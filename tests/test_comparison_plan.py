@@ -48,6 +48,12 @@ def test_what_differs_is_applied_of_all_runs_then_of_the_reward_then_of_the_vari
     assert [cell.settings.reward_title for cell in plan.cells] == ["jpeg_compressibility"] * 2 + ["clip"] * 2
 
 
+def test_a_variant_may_have_settings_with_one_reward_alone(tmp_path: Path) -> None:
+    strong = {"label": "TailorPO", "overrides": ["method.beta=9"], "overrides_with": {"CLIP": ["method.beta=10"]}}
+    plan = plan_of(tmp_path, rewards=TWO_REWARDS, variants=[strong])
+    assert [cell.settings.method.beta for cell in plan.cells] == [9, 10]
+
+
 def test_a_cell_without_a_learning_rate_has_no_runs(tmp_path: Path) -> None:
     runs = plan_of(tmp_path).runs({"TailorPO": 0.01})
     assert {run.cell for run in runs} == {"TailorPO"}
@@ -156,7 +162,14 @@ def test_a_folder_that_was_moved_is_resumed_where_it_lies(tmp_path: Path) -> Non
         ({"variants": [{"label": "+"}]}, "label '\\+', which makes no folder name"),
         ({"variants": [{"label": "a b"}, {"label": "A-B"}]}, "two labels that make the folder name 'a-b'"),
         ({"rewards": [{"label": "a"}, {"label": "a!"}]}, "rewards has two labels"),
-        ({"variants": [{"label": "a", "not_with": ["b"]}]}, "not_with 'b', which is no label under rewards; .* none"),
+        (
+            {"variants": [{"label": "a", "not_with": ["b"]}]},
+            "not_with 'b', which is no label under rewards; .* none",
+        ),
+        (
+            {"rewards": [{"label": "b"}], "variants": [{"label": "a", "overrides_with": {"c": []}}]},
+            "variant 'a' has overrides_with 'c', which is no label under rewards; known are b",
+        ),
         (
             {"rewards": [{"label": "b"}], "variants": [{"label": "a", "not_with": ["b"]}]},
             "variant 'a' is not_with every reward",

@@ -1,15 +1,18 @@
 """Preference pairs of the demo world."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from evaluation_rewards import Halves
+from torch import Tensor
 
 from jobs.make_demo_pairs import main
 from pipeline.config_loading import load_settings
 from pipeline.data_files import locate_data
 from pipeline.demo.grammar import is_held_out, parse_prompt
-from pipeline.demo.pairs import demo_pairs
+from pipeline.demo.pairs import demo_pairs, rewarded_pairs
 from pipeline.encoder import decode_images
 from pipeline.method_settings import PairMethodSettings
 from pipeline.preference_pairs import check_pair_columns, clean_pairs, locate_pairs
@@ -38,6 +41,37 @@ def test_the_judge_sees_which_image_follows_the_prompt() -> None:
     assert preferred.mean() > 0.9 and rejected.mean() < 0.1
 
 
+@pytest.mark.parametrize(("name", "path"), [("jpeg_compressibility", None), ("clip", str(MODELS / "demo-clip"))])
+def test_both_images_are_right_and_the_reward_prefers_one(name: str, path: str | None) -> None:
+    reward = load_reward(name, path, torch.device("cpu"), torch.float32)
+    table = rewarded_pairs(64, seed=0, reward=reward)
+    assert table.equals(rewarded_pairs(64, seed=0, reward=reward))
+    assert not any(is_held_out(parse_prompt(prompt)) for prompt in table["caption"].to_pylist())
+    assert 16 < sum(table["label_0"].to_pylist()) < 48
+    cleaned = clean_pairs(table)
+    assert set(cleaned["fault"].to_pylist()) == {""}
+    prompts = cleaned["prompt"].to_pylist()
+    judge = load_reward("scene_judge", str(MODELS / "demo-judge"), torch.device("cpu"), torch.float32)
+    images = [decode_images(cleaned[column].to_pylist(), 64) for column in ("preferred", "rejected")]
+    assert all(judge.score(side, prompts).mean() > 0.9 for side in images)
+    # Not always, for the images have been compressed since.
+    preferred, rejected = (reward.score(side, prompts) for side in images)
+    assert (preferred >= rejected).float().mean() > 0.9
+
+
+class OnWhite(Halves):
+    """1 on a white background, and 0 on any other."""
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return (images[:, :, 0, 0].min(dim=1).values > 0.99).float()
+
+
+def test_no_pair_is_made_of_two_images_that_the_reward_scores_alike() -> None:
+    """Backgrounds differ where the prompt names none."""
+    captions = rewarded_pairs(64, seed=0, reward=OnWhite())["caption"].to_pylist()
+    assert len(captions) == 64 and not any("background" in caption for caption in captions)
+
+
 def test_the_job_writes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--output", str(tmp_path / "pairs"), "--pairs", "3"])
     assert capsys.readouterr().out == f"3 pairs in {tmp_path / 'pairs'}\n"
@@ -46,6 +80,12 @@ def test_the_job_writes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture
         main(["--output", str(tmp_path / "pairs")])
     with pytest.raises(SystemExit, match="make at least one"):
         main(["--output", str(tmp_path / "other"), "--pairs", "0"])
+    main(["--output", str(tmp_path / "small"), "--pairs", "3", "--reward", "jpeg_compressibility"])
+    check_pair_columns(locate_data(str(tmp_path / "small")))
+    with pytest.raises(SystemExit, match="did you mean 'jpeg_compressibility'"):
+        main(["--output", str(tmp_path / "other"), "--reward", "jpeg"])
+    with pytest.raises(SystemExit, match="models/demo-clip without a --reward"):
+        main(["--output", str(tmp_path / "other"), "--reward-path", "models/demo-clip"])
 
 
 @pytest.mark.parametrize("prefix", ["", "./"])
@@ -57,5 +97,7 @@ def test_pairs_that_have_not_been_made_are_not_looked_for_on_the_hub(
     monkeypatch.chdir(tmp_path)  # a fresh clone, without runs/
     with pytest.raises(ValueError, match=r"no folder '.*runs/demo_pairs'.*`python jobs/make_demo_pairs.py`"):
         locate_pairs(prefix + settings.method.data)
+    with pytest.raises(ValueError, match=r"no folder 'runs/small_files'.*with --reward and --output"):
+        locate_pairs("runs/small_files")
     main(["--pairs", "2"])
     assert len(locate_pairs(prefix + settings.method.data).paths) == 1

@@ -116,9 +116,10 @@ def _make_cell(
 
 
 def _settings_of(comparison: ComparisonSettings, variant: VariantSettings, reward: RewardChoice | None) -> RunSettings:
-    """The base run with what differs: of all runs first, then of the reward, then of the variant."""
+    """The base run with what differs: of all runs first, then of the reward, then of the variant, then of both."""
     values: dict[str, Any] = read_values(Path(comparison.base), comparison.overrides)
-    for override in (*(reward.overrides if reward else ()), *variant.overrides):
+    of_reward, of_both = (reward.overrides, variant.overrides_with.get(reward.label, ())) if reward else ((), ())
+    for override in (*of_reward, *variant.overrides, *of_both):
         apply_override(values, override)
     values["name"] = slug(variant.label) if reward is None else f"{slug(reward.label)}-{slug(variant.label)}"
     return parse_settings(values)

@@ -41,6 +41,8 @@ class VariantSettings(Settings):
     """Learning rates of its sweep, if not those of `sweep.learning_rates`."""
     not_with: tuple[str, ...] = ()
     """Labels of rewards that it cannot be trained on; the report says that it was left out there."""
+    overrides_with: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Further settings with single rewards, by their labels, such as the pairs that a reward preferred."""
 
 
 class SweepSettings(Settings):
@@ -119,12 +121,13 @@ class ComparisonSettings(Settings):
     def _variants_name_rewards(self) -> "ComparisonSettings":
         known = [reward.label for reward in self.rewards]
         for variant in self.variants:
-            for label in variant.not_with:
-                if label not in known:
-                    raise ValueError(
-                        f"variant {variant.label!r} is not_with {label!r}, which is no label under rewards; known are "
-                        f"{', '.join(known) or 'none'}"
-                    )
+            for setting, labels in (("not_with", variant.not_with), ("overrides_with", variant.overrides_with)):
+                for label in labels:
+                    if label not in known:
+                        raise ValueError(
+                            f"variant {variant.label!r} has {setting} {label!r}, which is no label under rewards; "
+                            f"known are {', '.join(known) or 'none'}"
+                        )
             if known and set(known) <= set(variant.not_with):
                 raise ValueError(f"variant {variant.label!r} is not_with every reward, so it is never run; drop it")
         return self
