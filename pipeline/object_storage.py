@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
+from pipeline.bucket_lock import held_alone_in_bucket
 from pipeline.patience import NO_PATIENCE, Patience, StorageError
 from pipeline.run_folder import CHECKPOINTS_FOLDER, RECORDS_FOLDER
 from pipeline.run_lock import held_alone
@@ -132,8 +133,8 @@ class Mirror:
 def working_folder(location: str, retry_seconds: float) -> Iterator[Path]:
     """The folder on this disk that a run writes into: `location` itself if it is a path, else a copy of what is there.
 
-    What the driver leaves in a copy is pushed when the work ends, in whatever way; the journal pushes meanwhile. A path
-    has one process at a time that works on it; an object store cannot tell.
+    What the driver leaves in a copy is pushed when the work ends, in whatever way; the journal pushes meanwhile. One
+    process at a time works on either.
 
     Raises:
         StorageError: the object store refuses what is to be pushed, which then stays on this disk.
@@ -144,10 +145,19 @@ def working_folder(location: str, retry_seconds: float) -> Iterator[Path]:
             yield Path(location)
         return
     filesystem, path = _open(location)
-    folder = Path(tempfile.mkdtemp(prefix="tailorpo-"))
-    mirror = Mirror(folder, location, Patience(retry_seconds), leave_out=ONLY_ADDED_TO)
     try:
         NO_PATIENCE.keep_trying(f"write into {location}", lambda: filesystem.create_dir(path))
+    except StorageError as error:
+        raise ValueError(_hint(location, error)) from error
+    with held_alone_in_bucket(location), _copy_to_work_on(location, Patience(retry_seconds)) as folder:
+        yield folder
+
+
+@contextmanager
+def _copy_to_work_on(location: str, patience: Patience) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="tailorpo-"))
+    mirror = Mirror(folder, location, patience, leave_out=ONLY_ADDED_TO)
+    try:
         mirror.fetch()
     except StorageError as error:
         shutil.rmtree(folder)
