@@ -65,7 +65,7 @@ def evaluate_adapters(
     prompts = read_held_out(settings.prompts)
     check_drawn_prompts(settings, prompts)
     if isinstance(settings.prompts, PromptColumnSettings):
-        warn_of_long_prompts(settings.model.path, prompts)
+        warn_of_long_prompts(settings.model, prompts)
     buffers = {adapter.label: read_lora(adapter.path).to_buffer() for adapter in settings.adapters}
     pending = {
         label: buffer

@@ -170,7 +170,7 @@ def _save_evaluation(evaluation: Evaluation, run_directory: Path, card_file: Pat
 
 def _export(settings: RunSettings, ticket: WeightTicket, run_directory: Path) -> Path:
     """Write adapter/, and adapter_ema/ where an average was kept, as diffusers loads them; return the former."""
-    adapter = BareAdapter.make(settings.model.path, settings.lora)
+    adapter = BareAdapter.make(settings.model.path, settings.lora, settings.model.revision)
     record, card = training_record(settings), adapter_card(settings, ticket.version, NO_EVALUATION)
     raw, averaged = run_directory / "adapter", run_directory / "adapter_ema"
     load_flat_adapter(adapter, load_weights(ticket))

@@ -131,10 +131,14 @@ def run(settings: RunSettings, location: str, begins: bool) -> None:
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
     from actors.cluster import connect, disconnect, refuse_fleeting_folder
     from actors.crew import check_room, cpus_of_all_workers
+    from pipeline.hub_revision import at_its_commit
     from pipeline.preflight import check_run, own_modules
     from pipeline.prompt_sets import load_prompt_sets
 
-    truncated = check_run(settings) if begins else 0
+    truncated = 0
+    if begins:
+        truncated = check_run(settings)
+        settings = settings.model_copy(update={"model": at_its_commit(settings.model)})
     if not is_object_storage(location):
         refuse_fleeting_folder(Path(location))
     with working_folder(location, settings.checkpoint.retry_seconds) as run_directory:
@@ -204,7 +208,7 @@ def align_and_report(
     if settings.prompts.columns:
         check_scorable(settings, inputs.prompts.held_out)
         prompts = [*inputs.prompts.train, *inputs.prompts.held_out]
-        circumstances = circumstances | {"truncated_prompts": warn_of_long_prompts(settings.model.path, prompts)}
+        circumstances = circumstances | {"truncated_prompts": warn_of_long_prompts(settings.model, prompts)}
 
     def describe() -> None:
         describe_run(settings, run_directory, circumstances)

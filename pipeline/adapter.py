@@ -39,9 +39,9 @@ class BareAdapter:
         self.unet = unet
 
     @classmethod
-    def make(cls, model_path: str, lora: LoraSettings) -> Self:
+    def make(cls, model_path: str, lora: LoraSettings, revision: str | None = None) -> Self:
         """Read the configuration of the model `model_path`, and add an adapter of zeros."""
-        config = UNet2DConditionModel.load_config(model_path, subfolder="unet")
+        config = UNet2DConditionModel.load_config(model_path, subfolder="unet", revision=revision)
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(config)
             unet.add_adapter(adapter_config(lora), adapter_name=ADAPTER_NAME)

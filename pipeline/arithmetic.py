@@ -74,6 +74,6 @@ def run_arithmetic(settings: RunSettings) -> RunArithmetic:
 
 def _latent_and_adapter_sizes(settings: RunSettings) -> tuple[int, int]:
     """Elements of one latent, and parameters of the adapter."""
-    bare = BareAdapter.make(settings.model.path, settings.lora)
+    bare = BareAdapter.make(settings.model.path, settings.lora, settings.model.revision)
     adapter = sum(value.numel() for value in bare.adapter_parameters().values())
     return math.prod(latent_shape_of(bare.unet.config)), adapter

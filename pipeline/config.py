@@ -19,6 +19,9 @@ class ModelSettings(Settings):
 
     path: str
     """Directory of a diffusers StableDiffusionPipeline, or its id on the hub."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id. By default the newest commit of its main branch, which jobs/align.py looks up
+    once and keeps with the run, so that workers that start later, or after a resumption, load the same weights."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of the frozen networks; the adapter, the scheduler's arithmetic and the records are always float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -48,17 +48,19 @@ class LatentDecoder:
         chunk_size: int,
         gradient_chunk_size: int | None = None,
         step_decoder: str | None = None,
+        revision: str | None = None,
     ) -> Self:
         """Load the ``vae`` folder of the StableDiffusionPipeline directory or hub id ``path``.
 
         Args:
             step_decoder: directory or hub id of an AutoencoderTiny that decodes predicted latents.
+            revision: commit, tag or branch of the hub id ``path``.
 
         Raises:
             ValueError: ``path`` holds no such VAE, or a size is below 1.
         """
         try:
-            vae = AutoencoderKL.from_pretrained(path, subfolder="vae", torch_dtype=dtype)
+            vae = AutoencoderKL.from_pretrained(path, subfolder="vae", revision=revision, torch_dtype=dtype)
         except OSError as error:
             raise ValueError(
                 f"{path!r} has no VAE: give the directory of a StableDiffusionPipeline (with its vae folder) or a hub "
@@ -90,7 +92,7 @@ class LatentDecoder:
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
 
-def check_step_decoder(path: str | None, model_path: str) -> None:
+def check_step_decoder(path: str | None, model_path: str, revision: str | None = None) -> None:
     """Refuse a decoder of predicted images that does not take the model's latents.
 
     Raises:
@@ -105,7 +107,7 @@ def check_step_decoder(path: str | None, model_path: str) -> None:
         raise ValueError(f"{name} is neither a directory nor a hub id that can be reached: {error}") from error
     if tiny.get("_class_name") != "AutoencoderTiny":
         raise ValueError(f"{name} is of class {tiny.get('_class_name')}; an AutoencoderTiny is needed")
-    vae: dict[str, Any] = AutoencoderKL.load_config(model_path, subfolder="vae")
+    vae: dict[str, Any] = AutoencoderKL.load_config(model_path, subfolder="vae", revision=revision)
     found, needed = (
         _channels_and_factor(tiny, "decoder_block_out_channels"),
         _channels_and_factor(vae, "block_out_channels"),

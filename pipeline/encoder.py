@@ -22,9 +22,10 @@ class LatentEncoder:
         """Pixels along an edge of a latent's pixel."""
 
     @classmethod
-    def load(cls, path: str, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load the ``vae`` folder of the StableDiffusionPipeline directory or hub id ``path``."""
-        return cls(AutoencoderKL.from_pretrained(path, subfolder="vae", torch_dtype=dtype).to(device))
+    def load(cls, path: str, device: torch.device, dtype: torch.dtype, revision: str | None = None) -> Self:
+        """Load the ``vae`` folder of the StableDiffusionPipeline directory or hub id ``path``, at ``revision``."""
+        vae = AutoencoderKL.from_pretrained(path, subfolder="vae", revision=revision, torch_dtype=dtype)
+        return cls(vae.to(device))
 
     @torch.no_grad()
     def encode(self, images: Tensor, noise: Tensor) -> Tensor:

@@ -71,14 +71,16 @@ class LoraPolicy(Policy):
         return torch.stack([self._base_embedding(prompt) for prompt in prompts])
 
 
-def check_lora_fits(lora: LoraFile, model_path: str) -> None:
+def check_lora_fits(lora: LoraFile, model_path: str, revision: str | None = None) -> None:
     """Refuse a LoRA of another architecture; shapes are compared, no weights of the model are loaded.
 
     Raises:
         ValueError: which weight does not fit, or how many are for layers that are not there.
     """
-    unet_config = UNet2DConditionModel.load_config(model_path, subfolder="unet")
-    text_config = AutoConfig.from_pretrained(model_path, subfolder="text_encoder", trust_remote_code=False)
+    unet_config = UNet2DConditionModel.load_config(model_path, subfolder="unet", revision=revision)
+    text_config = AutoConfig.from_pretrained(
+        model_path, subfolder="text_encoder", revision=revision, trust_remote_code=False
+    )
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(unet_config)
         text_encoder = CLIPTextModel(text_config)

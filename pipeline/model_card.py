@@ -25,7 +25,7 @@ A LoRA adapter of `{settings.model.path}`, aligned by {method} ({settings.method
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained("{settings.model.path}", torch_dtype=torch.float32)
+pipeline = StableDiffusionPipeline.from_pretrained({_place(settings)}, torch_dtype=torch.float32)
 # Other samplers ignore eta. What their files leave open, DDIM would fill with defaults that are not Stable Diffusion's.
 pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, steps_offset=1)
 pipeline.load_lora_weights("path/to/this/directory")
@@ -43,6 +43,12 @@ image.save("image.png")
 {dump_settings(settings).rstrip()}
 ```
 """
+
+
+def _place(settings: RunSettings) -> str:
+    """Where a pipeline of diffusers finds the model that the run had."""
+    model = settings.model
+    return f'"{model.path}"' if model.revision is None else f'"{model.path}", revision="{model.revision}"'
 
 
 def _sampling_arguments(settings: RunSettings) -> str:

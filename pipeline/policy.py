@@ -63,10 +63,11 @@ class Policy:
         """
         device, dtype = resolve_device(model.device), resolve_dtype(model.dtype)
         # transformers and diffusers choose scaled-dot-product attention by themselves on torch 2.
-        unet = UNet2DConditionModel.from_pretrained(model.path, subfolder="unet", torch_dtype=dtype)
-        text_encoder = CLIPTextModel.from_pretrained(model.path, subfolder="text_encoder", dtype=dtype)
-        tokenizer = CLIPTokenizer.from_pretrained(model.path, subfolder="tokenizer")
-        scheduler = load_scheduler(model.path)
+        place: dict[str, Any] = {"pretrained_model_name_or_path": model.path, "revision": model.revision}
+        unet = UNet2DConditionModel.from_pretrained(**place, subfolder="unet", torch_dtype=dtype)
+        text_encoder = CLIPTextModel.from_pretrained(**place, subfolder="text_encoder", dtype=dtype)
+        tokenizer = CLIPTokenizer.from_pretrained(**place, subfolder="tokenizer")
+        scheduler = load_scheduler(model.path, model.revision)
         transition = DDIMTransition.from_scheduler(scheduler, sampling.num_steps, sampling.eta)
 
         unet.requires_grad_(False)

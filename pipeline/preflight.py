@@ -17,7 +17,7 @@ from diffusers.utils import (
 from torch import nn
 from transformers import CLIPTokenizer
 
-from pipeline.config import RewardSettings, RunSettings
+from pipeline.config import ModelSettings, RewardSettings, RunSettings
 from pipeline.data_files import locate_data, require_text_column
 from pipeline.decoder import check_step_decoder
 from pipeline.evaluation.embedder import first_embedder
@@ -57,17 +57,18 @@ def check_run(settings: RunSettings, kept: PromptSets | None = None) -> int:
     Raises:
         ValueError: what is wrong and what to change.
     """
-    check_model(settings.model.path)
-    check_step_decoder(settings.reward_actors.step_decoder, settings.model.path)
+    model = settings.model
+    check_model(model)
+    check_step_decoder(settings.reward_actors.step_decoder, model.path, model.revision)
     check_target_modules(settings)
     check_rewards(settings)
     check_trackers(settings.tracking)
-    scheduler = load_scheduler(settings.model.path)
+    scheduler = load_scheduler(model.path, model.revision)
     transition = DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
     if not (transition.std[list(settings.trained_grid_steps)] > 0).all():
         raise ValueError(
-            f"method {settings.method.name!r} trains the last step, to which the scheduler of {settings.model.path!r} "
-            "adds no noise; in its scheduler/scheduler_config.json set set_alpha_to_one to false"
+            f"method {settings.method.name!r} trains the last step, to which the scheduler of {model.path!r} adds "
+            "no noise; in its scheduler/scheduler_config.json set set_alpha_to_one to false"
         )
     if isinstance(settings.method, PairMethodSettings):
         check_pair_columns(locate_pairs(settings.method.data))
@@ -77,15 +78,17 @@ def check_run(settings: RunSettings, kept: PromptSets | None = None) -> int:
     warn_of_nothing_held_out(settings)
     prompts = sets.train + sets.held_out
     # Prompts of data sets are counted when they have been read; a tokenizer takes no empty list.
-    return warn_of_long_prompts(settings.model.path, prompts) if prompts else 0
+    return warn_of_long_prompts(model, prompts) if prompts else 0
 
 
-def check_model(path: str) -> None:
+def check_model(model: ModelSettings) -> None:
     """Refuse what is no `StableDiffusionPipeline`.
 
     Raises:
-        ValueError: the directory is missing, is a file, is no diffusers pipeline, or lacks a component.
+        ValueError: the directory is missing, is a file, is no diffusers pipeline, or lacks a component; or a directory
+            is given a revision.
     """
+    path = model.path
     directory = Path(path)
     if directory.is_file():
         raise ValueError(
@@ -100,11 +103,17 @@ def check_model(path: str) -> None:
         )
     if not directory.is_dir() and directory.parent != Path() and directory.parent.is_dir():
         raise ValueError(f"model.path {path!r} does not exist; give a StableDiffusionPipeline directory or a hub id")
-    try:
-        index: dict[str, Any] = DiffusionPipeline.load_config(path)
-    except (OSError, ValueError) as error:
+    if directory.is_dir() and model.revision is not None:
         raise ValueError(
-            f"model.path {path!r} is neither a directory nor a hub id that can be reached: {error}"
+            f"model.revision {model.revision!r} is of a hub id, and model.path {path!r} is a directory of this "
+            "machine, which has none; drop it"
+        )
+    try:
+        index: dict[str, Any] = DiffusionPipeline.load_config(path, revision=model.revision)
+    except (OSError, ValueError) as error:
+        at = f" at the revision {model.revision!r}" * (model.revision is not None)
+        raise ValueError(
+            f"model.path {path!r} is neither a directory nor a hub id that can be reached{at}: {error}"
         ) from error
     missing = [name for name in REQUIRED_COMPONENTS if index.get(name, (None, None))[0] is None]
     if missing:
@@ -194,7 +203,8 @@ def check_target_modules(settings: RunSettings) -> None:
     Raises:
         ValueError: a name that no linear or convolutional layer ends with, or a block without any of them.
     """
-    config = UNet2DConditionModel.load_config(settings.model.path, subfolder="unet")
+    model = settings.model
+    config = UNet2DConditionModel.load_config(model.path, subfolder="unet", revision=model.revision)
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config)
     names = [name for name, layer in unet.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
@@ -265,16 +275,16 @@ def own_modules_of(rewards: Sequence[RewardSettings]) -> list[Path]:
     return sorted({own_module_path(reward.name) for reward in rewards if is_own(reward.name)})
 
 
-def warn_of_long_prompts(model_path: str, prompts: list[str]) -> int:
+def warn_of_long_prompts(model: ModelSettings, prompts: list[str]) -> int:
     """Count and warn of prompts that the tokenizer truncates.
 
     Raises:
         ValueError: the model has no tokenizer files.
     """
-    tokenizer = CLIPTokenizer.from_pretrained(model_path, subfolder="tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(model.path, subfolder="tokenizer", revision=model.revision)
     # Without files transformers builds a tokenizer that knows special tokens alone: every prompt would look alike.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise ValueError(f"model.path {model_path!r} has no tokenizer: put vocab.json and merges.txt in its tokenizer/")
+        raise ValueError(f"model.path {model.path!r} has no tokenizer: put vocab.json and merges.txt in its tokenizer/")
     limit = tokenizer.model_max_length
     long = [prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > limit]
     if long:

@@ -52,6 +52,7 @@ class RewardModels:
             chunk_size=pool.decode_chunk,
             gradient_chunk_size=pool.gradient_chunk,
             step_decoder=pool.step_decoder,
+            revision=settings.model.revision,
         )
         trained = [self._load(reward) for reward in settings.rewards]
         self.scorer = LatentScorer(self.decoder, trained[0])

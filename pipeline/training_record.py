@@ -37,6 +37,7 @@ class TrainingRecord(BaseModel):
     run: str
     method: str
     base_model: str
+    base_revision: str | None = None
     sampling: SamplingSettings
     rewards: tuple[TrainedReward, ...]
     train_prompts: PromptSource
@@ -48,6 +49,7 @@ def training_record(settings: RunSettings) -> TrainingRecord:
         run=settings.name,
         method=settings.method.title,
         base_model=settings.model.path,
+        base_revision=settings.model.revision,
         sampling=settings.sampling,
         rewards=tuple(TrainedReward(name=reward.name, path=reward.path) for reward in settings.rewards_learnt_from),
         train_prompts=source if isinstance(source := settings.prompts.train, str) else source.path,

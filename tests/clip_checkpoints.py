@@ -101,13 +101,13 @@ class OfflineHub:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
         self.cache = cache
 
-    def add(self, repository: str, *files: Path) -> None:
-        """Put ``files``, or folders of them, where `hf download` puts those of ``repository``."""
+    def add(self, repository: str, *files: Path, commit: str = COMMIT) -> None:
+        """Put ``files``, or folders of them, where `hf download` puts those of ``repository``, as its newest commit."""
         folder = self.cache / f"models--{repository.replace('/', '--')}"
-        snapshot = folder / "snapshots" / COMMIT
+        snapshot = folder / "snapshots" / commit
         snapshot.mkdir(parents=True, exist_ok=True)
         (folder / "refs").mkdir(exist_ok=True)
-        (folder / "refs" / "main").write_text(COMMIT)
+        (folder / "refs" / "main").write_text(commit)
         for file in files:
             (shutil.copytree if file.is_dir() else shutil.copy)(file, snapshot / file.name)
 

@@ -10,7 +10,7 @@ import pytest
 from preference_files import pair, write_pairs
 from settings import miniature_settings
 
-from pipeline.config import RunSettings
+from pipeline.config import ModelSettings, RunSettings
 from pipeline.preflight import check_model, check_rewards, check_run
 from pipeline.prompt_sets import PromptSets
 from pipeline.rewards import reward_scale
@@ -62,7 +62,7 @@ def test_no_weights_are_loaded(copied: Path) -> None:
 
 def test_a_missing_model_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model.path '.*/nowhere' does not exist"):
-        check_model(str(tmp_path / "nowhere"))
+        check_model(ModelSettings(path=str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -74,38 +74,38 @@ def test_a_checkpoint_of_one_file_is_refused_with_the_way_to_convert_it(
     monkeypatch.chdir(tmp_path)
     path = file.name if relative else str(file)
     with pytest.raises(ValueError, match=r"is a single file.*from_single_file\(.*mine.safetensors'\).save_pretrained"):
-        check_model(path)
+        check_model(ModelSettings(path=path))
 
 
 def test_a_directory_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no diffusers pipeline: it has no model_index.json"):
-        check_model(str(tmp_path))
+        check_model(ModelSettings(path=str(tmp_path)))
 
 
 def test_a_broken_index_is_refused(copied: Path) -> None:
     (copied / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match=r"model.path .* is neither a directory nor a hub id|is no diffusers pipeline"):
-        check_model(str(copied))
+        check_model(ModelSettings(path=str(copied)))
 
 
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_pipeline_without_a_component_is_refused(copied: Path, component: str) -> None:
     edit(copied / "model_index.json", **{component: [None, None]})
     with pytest.raises(ValueError, match=rf"holds a StableDiffusionPipeline without {component}; "):
-        check_model(str(copied))
+        check_model(ModelSettings(path=str(copied)))
 
 
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_component_whose_folder_is_missing_is_refused(copied: Path, component: str) -> None:
     shutil.rmtree(copied / component)
     with pytest.raises(ValueError, match=rf"lacks the folder {component}/"):
-        check_model(str(copied))
+        check_model(ModelSettings(path=str(copied)))
 
 
 def test_a_pipeline_of_another_family_is_refused(copied: Path) -> None:
     edit(copied / "model_index.json", _class_name="StableDiffusionXLPipeline")
     with pytest.raises(ValueError, match=r"holds a StableDiffusionXLPipeline; a StableDiffusionPipeline is needed"):
-        check_model(str(copied))
+        check_model(ModelSettings(path=str(copied)))
 
 
 def test_a_clipping_scheduler_is_refused(copied: Path) -> None:

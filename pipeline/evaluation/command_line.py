@@ -47,7 +47,7 @@ def settings_from(
         apply_override(values, override)
     records = _records([adapter["path"] for adapter in values["adapters"]])
     if "path" not in values.get("model", {}):
-        values["model"] = {"path": _common_model(records)} | values.get("model", {})
+        values["model"] = _common_model(records) | values.get("model", {})
     if records:
         values["sampling"] = _common_sampling(records, values.get("sampling", {}))
     return parse_as(AdapterEvaluationSettings, values)
@@ -68,13 +68,15 @@ def _records(adapters: Sequence[str]) -> list[TrainingRecord]:
     return [record for path in adapters if (record := read_training_record(path)) is not None]
 
 
-def _common_model(records: Sequence[TrainingRecord]) -> str:
-    models = sorted({record.base_model for record in records})
+def _common_model(records: Sequence[TrainingRecord]) -> dict[str, str | None]:
+    models = {(record.base_model, record.base_revision) for record in records}
     if not models:
         raise ValueError("no adapter says which model it belongs to; give the base model by --model")
     if len(models) > 1:
-        raise ValueError(f"the adapters were trained on different models ({', '.join(models)}); choose one by --model")
-    return models[0]
+        named = ", ".join(sorted(path if revision is None else f"{path} at {revision}" for path, revision in models))
+        raise ValueError(f"the adapters were trained on different models ({named}); choose one by --model")
+    ((path, revision),) = models
+    return {"path": path, "revision": revision}
 
 
 def _common_sampling(records: Sequence[TrainingRecord], given: dict[str, Any]) -> dict[str, Any]:

@@ -31,20 +31,20 @@ def check_evaluation(settings: AdapterEvaluationSettings) -> int:
     Raises:
         ValueError: what is wrong and what to change.
     """
-    path = settings.model.path
-    check_model(path)
-    check_step_decoder(settings.reward_actors.step_decoder, path)
-    scheduler = load_scheduler(path)
+    model = settings.model
+    check_model(model)
+    check_step_decoder(settings.reward_actors.step_decoder, model.path, model.revision)
+    scheduler = load_scheduler(model.path, model.revision)
     DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
     _check_rewards(settings)
     prompts = _prompts_at_hand(settings)
     _check_something_is_held_out(settings)
     for adapter in settings.adapters:
         try:
-            check_lora_fits(read_lora(adapter.path), path)
+            check_lora_fits(read_lora(adapter.path), model.path, model.revision)
         except ValueError as error:
-            raise ValueError(f"adapter {adapter.label!r} ({adapter.path}) and model {path!r}: {error}") from error
-    return warn_of_long_prompts(path, prompts)
+            raise ValueError(f"adapter {adapter.label!r} ({adapter.path}) and model {model.path!r}: {error}") from error
+    return warn_of_long_prompts(model, prompts)
 
 
 def check_drawn_prompts(settings: AdapterEvaluationSettings, prompts: list[str]) -> None:

@@ -42,7 +42,7 @@ class DiffusionDPO(Method):
         super().__init__(settings)
         assert isinstance(settings.method, DiffusionDPOSettings)
         self.settings = settings.method
-        self.scheduler = load_scheduler(settings.model.path)
+        self.scheduler = load_scheduler(settings.model.path, settings.model.revision)
         self._encoder: LatentEncoder | None = None
 
     async def collect(self, policy: Policy, scorer: AsyncScorer, batch: SampleBatch, policy_version: int) -> pa.Table:
@@ -96,7 +96,8 @@ class DiffusionDPO(Method):
         """Encoded images (B) -> latents (B, C, H, W) float32 on the CPU."""
         if self._encoder is None:
             # Here, because the learner makes a method too and encodes nothing.
-            self._encoder = LatentEncoder.load(self.run.model.path, policy.device, policy.dtype)
+            model = self.run.model
+            self._encoder = LatentEncoder.load(model.path, policy.device, policy.dtype, model.revision)
         size = policy.latent_shape[-1] * self._encoder.factor
         return self._encoder.encode(decode_images(images, size), noise).cpu()
 
