@@ -7,7 +7,6 @@ the first worker that is ready, late ones join, lost ones are replaced, and no n
 """
 
 import asyncio
-import itertools
 import logging
 import math
 import time
@@ -19,6 +18,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
+from actors.background import BackgroundTasks
 from actors.cluster import beside_the_driver
 from actors.draining import draining_nodes, node_of
 from actors.fleet_state import FleetError, FleetStats, Lease
@@ -27,8 +27,7 @@ from actors.liveness import DEATHS, dead_actors
 from actors.logs import log_in_actor
 from actors.metrics import METRICS_INTERVAL_S, FleetMetrics
 from actors.start_failures import StartFailures
-
-logger = logging.getLogger(__name__)
+from actors.worker_pool import WorkerPool, say
 
 # Each waiting lease is a call in progress; with fewer slots than waiting callers a release could not get through.
 MAX_PENDING_CALLS = 100_000
@@ -74,41 +73,42 @@ class Fleet:
     ) -> None:
         self.name = name
         log_in_actor("fleet", name, journal and journal.log.remote)
-        self._actor_class: Any = ray.remote(actor_class)
-        self._actor_args = tuple(actor_args)
-        self._actor_options = actor_options
-        self._min_workers = min_workers
-        self._max_workers = max_workers
         self._lease_ttl_s = lease_ttl_s
         self._call_timeout_s = call_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._health_interval_s = health_interval_s
 
-        self._workers: dict[str, Worker] = {}
+        self._background = BackgroundTasks(on_error=lambda error: self._fail(f"broke: {error!r}"))
         self._leases = LeaseTable(calls_per_worker, lease_ttl_s, call_timeout_s)
-        self._worker_numbers = itertools.count()
-        self._background: set[asyncio.Task[None]] = set()
+        self._pool = WorkerPool(
+            name,
+            actor_class,
+            actor_args,
+            actor_options,
+            min_workers,
+            max_workers,
+            self._leases,
+            on_start=lambda worker: self._background.run(self._watch(worker)),
+        )
         self._changed = asyncio.Condition()
         self._failure: str | None = None
-        self._asked_for = 0
-        self._has_grown = False
         self._grown_for = ""
         self._grower_seen_at = math.inf
 
         self._start_failures = StartFailures(max_start_failures, max_workers)
-        self._restarts = self._lost = self._failed_starts = self._expired_leases = 0
+        self._lost = self._failed_starts = self._expired_leases = 0
         self._hung = self._garbled = self._drained = self._given_back = 0
         self._last_error = ""
         self._metrics = FleetMetrics(run, name)
 
     async def start(self) -> None:
         """Ask for the minimum of workers; called once, by `start_fleet`."""
-        self._ask_for(self._min_workers)
-        self._in_background(self._expire_leases())
-        self._in_background(self._watch_callers())
-        self._in_background(self._show_metrics())
-        self._in_background(self._leave_draining_nodes())
-        self._in_background(self._give_back_idle_workers())
+        self._pool.ask_for(self._pool.min_workers)
+        self._background.run(self._expire_leases())
+        self._background.run(self._watch_callers())
+        self._background.run(self._show_metrics())
+        self._background.run(self._leave_draining_nodes())
+        self._background.run(self._give_back_idle_workers())
 
     async def grow(self, on_behalf_of: str = "") -> None:
         """Ask for all workers up to the maximum, those that are there counted; of no effect on a fleet that has ended.
@@ -120,8 +120,8 @@ class Fleet:
         """
         if self._failure is None:
             self._grown_for, self._grower_seen_at = on_behalf_of, time.monotonic()
-            self._has_grown = True
-            self._ask_for(self._max_workers)
+            self._pool.has_grown = True
+            self._pool.ask_for(self._pool.max_workers)
 
     # Leases
 
@@ -139,8 +139,8 @@ class Fleet:
         self._raise_if_failed()
         waiter = self._leases.ask(holder, lease_id)
         self._grant()
-        if self._has_grown:  # those that were given back when there was nothing to do
-            self._ask_for(self._asked_for + self._leases.waiting - self._num_pending())
+        if self._pool.has_grown:  # those that were given back when there was nothing to do
+            self._pool.ask_for_more(self._leases.waiting - self._pool.pending)
         return await waiter
 
     async def renew(self, lease_id: str) -> None:
@@ -154,13 +154,13 @@ class Fleet:
 
     async def report_dead(self, worker_id: str, error: str = "") -> None:
         """Replace a worker whose call was lost; reports on a worker that was replaced already change nothing."""
-        worker = self._workers.get(worker_id)
+        worker = self._pool.get(worker_id)
         if worker is not None:
             self._lose(worker, error or f"{worker_id} was reported dead")
 
     async def report_hung(self, worker_id: str, error: str) -> None:
         """Kill and replace a worker that did not answer in time; of no effect on one that was replaced already."""
-        worker = self._workers.get(worker_id)
+        worker = self._pool.get(worker_id)
         if worker is not None:
             self._hung += 1
             self._lose(worker, error)
@@ -170,9 +170,9 @@ class Fleet:
 
         What the last of them returns may be the fault of what they all were made of, or were asked.
         """
-        worker = self._workers.get(worker_id)
+        worker = self._pool.get(worker_id)
         self._garbled += 1
-        if worker is not None and self._num_ready() > 1:
+        if worker is not None and self._pool.serving > 1:
             self._lose(worker, error)
 
     # State
@@ -183,31 +183,30 @@ class Fleet:
         Raises:
             FleetError: not within `timeout_s` seconds, or the workers cannot start.
         """
-        wanted = self._min_workers if count is None else count
+        wanted = self._pool.min_workers if count is None else count
         try:
             async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(lambda: self._failure is not None or self._num_ready() >= wanted)
+                await self._changed.wait_for(lambda: self._failure is not None or self._pool.serving >= wanted)
         except TimeoutError:
             raise FleetError(
-                f"fleet {self.name}: {self._num_ready()} of {wanted} workers ready after {timeout_s:g} s, "
-                f"{len(self._workers) - self._num_ready()} pending (each asks for {self._actor_options}); "
+                f"fleet {self.name}: {self._pool.serving} of {wanted} workers ready after {timeout_s:g} s, "
+                f"{len(self._pool) - self._pool.serving} pending (each asks for {self._pool.actor_options}); "
                 f"newest error: {self._last_error or 'none'}"
             ) from None
         self._raise_if_failed()
-        return self._num_ready()
+        return self._pool.serving
 
     async def stats(self) -> FleetStats:
         """The fleet's counters at this moment."""
-        ready = self._num_ready()
         return FleetStats(
             name=self.name,
-            ready=ready,
-            pending=self._num_pending(),
-            busy=sum(worker.ready and bool(worker.lease_expiry) for worker in self._workers.values()),
+            ready=self._pool.serving,
+            pending=self._pool.pending,
+            busy=sum(worker.ready and bool(worker.lease_expiry) for worker in self._pool),
             leases=len(self._leases),
             waiting=self._leases.waiting,
             calls=self._leases.granted,
-            restarts=self._restarts,
+            restarts=self._pool.restarts,
             lost=self._lost,
             hung=self._hung,
             garbled=self._garbled,
@@ -220,27 +219,11 @@ class Fleet:
 
     async def shutdown(self) -> None:
         """Stop all workers; every waiting and later lease raises FleetError."""
-        for worker in list(self._workers.values()):
-            self._remove(worker)
+        for worker in self._pool:
+            self._pool.remove(worker)
         await self._fail("was shut down")
 
     # Workers
-
-    def _ask_for(self, count: int) -> None:
-        """Start workers until there are `count`, the maximum at most."""
-        for _ in range(min(count, self._max_workers) - self._asked_for):
-            self._start_worker()
-            self._asked_for += 1
-
-    def _start_worker(self) -> None:
-        worker_id = f"{self.name}-{next(self._worker_numbers)}"
-        # The fleet replaces lost workers itself, for Ray would restart them silently with their initial state.
-        actor = self._actor_class.options(**self._actor_options, max_restarts=0, max_task_retries=0).remote(
-            *self._actor_args
-        )
-        worker = Worker(worker_id, actor)
-        self._workers[worker_id] = worker
-        self._in_background(self._watch(worker))
 
     async def _watch(self, worker: Worker) -> None:
         """Take the worker in once it is ready, then ask it again and again until it is lost."""
@@ -248,17 +231,17 @@ class Fleet:
             await worker.actor.ready.remote()
             worker.node_id = await node_of(worker.actor)
         except RayError as error:
-            if worker.worker_id in self._workers:
+            if worker.worker_id in self._pool:
                 await self._start_failed(worker, error)
             return
-        if worker.worker_id not in self._workers:
+        if worker.worker_id not in self._pool:
             return
         worker.ready_at = worker.idle_since = time.monotonic()
-        self._say(logging.INFO, worker, f"ready, as Ray's actor {worker.actor._actor_id.hex()}")
+        say(logging.INFO, worker, f"ready, as Ray's actor {worker.actor._actor_id.hex()}")
         self._start_failures.forget()
         self._grant()
         await self._notify()
-        while worker.worker_id in self._workers:
+        while worker.worker_id in self._pool:
             await asyncio.sleep(self._health_interval_s)
             try:
                 await worker.actor.ready.remote()
@@ -267,15 +250,15 @@ class Fleet:
 
     async def _start_failed(self, worker: Worker, error: RayError) -> None:
         """Start another worker, unless starting fails again and again."""
-        self._remove(worker)
+        self._pool.remove(worker)
         self._failed_starts += 1
         constructor_raised = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
         crashed = isinstance(error, DEATHS) and not constructor_raised
         is_late = crashed and time.monotonic() - worker.idle_since > self._call_timeout_s
         self._last_error = f"{error}{TOO_LATE * is_late}"
-        self._say(logging.WARNING, worker, f"did not start: {self._last_error}")
-        others_started_at = [other.idle_since for other in self._workers.values() if not other.ready]
-        pause_s = self._start_failures.count(crashed, self._num_ready() > 0, others_started_at)
+        say(logging.WARNING, worker, f"did not start: {self._last_error}")
+        others_started_at = [other.idle_since for other in self._pool if not other.ready]
+        pause_s = self._start_failures.count(crashed, self._pool.serving > 0, others_started_at)
         if pause_s is None:
             attempts = self._start_failures.in_a_row
             reason = f"failed to start a worker {attempts} times in a row; the last error was:\n{self._last_error}"
@@ -285,10 +268,10 @@ class Fleet:
         self._replace()
 
     def _lose(self, worker: Worker, error: str) -> None:
-        self._say(logging.WARNING, worker, f"lost: {error}")
+        say(logging.WARNING, worker, f"lost: {error}")
         self._lost += 1
         self._last_error = error
-        self._remove(worker)
+        self._pool.remove(worker)
         if not worker.leaving:
             self._replace()
 
@@ -297,13 +280,13 @@ class Fleet:
         while self._failure is None:
             await asyncio.sleep(DRAIN_POLL_S)
             draining = await asyncio.to_thread(draining_nodes)
-            for worker in [w for w in self._workers.values() if w.ready and not w.leaving and w.node_id in draining]:
-                self._say(logging.WARNING, worker, "its node will be taken back")
+            for worker in [w for w in self._pool if w.ready and not w.leaving and w.node_id in draining]:
+                say(logging.WARNING, worker, "its node will be taken back")
                 worker.leaving = True
                 self._drained += 1
                 self._replace()
-            for worker in [w for w in self._workers.values() if w.leaving and not w.lease_expiry]:
-                self._remove(worker)
+            for worker in [w for w in self._pool if w.leaving and not w.lease_expiry]:
+                self._pool.remove(worker)
 
     async def _give_back_idle_workers(self) -> None:
         """End workers above the minimum that had no work for long, so that an autoscaler can end their nodes."""
@@ -312,40 +295,13 @@ class Fleet:
             idle_before = time.monotonic() - self._idle_timeout_s
             if self._leases.waiting or self._leases.last_wait > idle_before:
                 continue
-            idle = [w for w in self._idle() if w.idle_since < idle_before]
-            self._given_back += self._end_surplus(idle, "given back: there has been no work for it")
-
-    def _idle(self) -> list[Worker]:
-        return [worker for worker in self._workers.values() if not (worker.leaving or worker.lease_expiry)]
-
-    def _end_surplus(self, workers: Sequence[Worker], reason: str) -> int:
-        """End those of `workers` that are above the minimum, first the newest that is not ready; return how many."""
-        surplus = max(0, self._asked_for - self._min_workers)
-        # One that has not come up, or pauses after it failed, may never do so: the minimum is to be ready.
-        spare = max(0, self._num_ready() - self._min_workers)
-        ended = [w for w in reversed(workers) if not w.ready] + [w for w in workers if w.ready][:spare]
-        for worker in ended[:surplus]:
-            self._say(logging.INFO, worker, reason)
-            self._asked_for -= 1
-            self._remove(worker)
-        return len(ended[:surplus])
+            idle = [w for w in self._pool.idle if w.idle_since < idle_before]
+            self._given_back += self._pool.end_surplus(idle, "given back: there has been no work for it")
 
     def _replace(self) -> None:
         """Start a worker in the place of another: none above the minimum while a successor looks for its place."""
-        if self._failure is not None:
-            return
-        if not self._has_grown and self._asked_for > self._min_workers:
-            self._asked_for -= 1
-            return
-        self._restarts += 1
-        self._start_worker()
-
-    def _remove(self, worker: Worker) -> None:
-        del self._workers[worker.worker_id]
-        for lease_id in list(worker.lease_expiry):
-            self._leases.end(lease_id)
-        # A worker that only seems dead (a broken connection) would keep its GPU.
-        ray.kill(worker.actor)
+        if self._failure is None:
+            self._pool.replace()
 
     async def _fail(self, reason: str) -> None:
         """Refuse every waiting and later lease; the first reason stays."""
@@ -356,7 +312,7 @@ class Fleet:
     # Bookkeeping
 
     def _grant(self) -> None:
-        self._leases.grant(self._workers.values())
+        self._leases.grant(self._pool)
 
     async def _expire_leases(self) -> None:
         """Take back the leases of tasks and drivers that died: those that were not renewed in time."""
@@ -375,19 +331,19 @@ class Fleet:
                 self._grower_seen_at = asked_at
             elif grower and grower == self._grown_for:
                 self._withdraw()
-            if not self._has_grown and self._grower_seen_at < asked_at - SUCCESSOR_PATIENCE_S:
-                self._end_surplus(self._idle(), "withdrawn: a successor has found no place for long")
+            if not self._pool.has_grown and self._grower_seen_at < asked_at - SUCCESSOR_PATIENCE_S:
+                self._pool.end_surplus(self._pool.idle, "withdrawn: a successor has found no place for long")
 
     def _withdraw(self) -> None:
         """End workers above the minimum that were not there when the actor that the fleet grew for was last seen."""
-        self._has_grown, self._grown_for = False, ""
-        staying = [worker for worker in self._workers.values() if not worker.leaving]
+        self._pool.has_grown, self._grown_for = False, ""
+        staying = [worker for worker in self._pool if not worker.leaving]
         late = [w for w in staying if w.ready_at is None or w.ready_at > self._grower_seen_at]
-        self._end_surplus(late, "withdrawn: whom the fleet grew for has died, and a successor goes first")
+        self._pool.end_surplus(late, "withdrawn: whom the fleet grew for has died, and a successor goes first")
 
     def _take_back(self, lease_ids: Sequence[str], reason: str) -> None:
         for lease_id in lease_ids:
-            self._say(logging.WARNING, self._leases.worker_of(lease_id), reason)
+            say(logging.WARNING, self._leases.worker_of(lease_id), reason)
             self._leases.end(lease_id)
         self._expired_leases += len(lease_ids)
         self._grant()
@@ -397,15 +353,6 @@ class Fleet:
             self._metrics.show(asdict(await self.stats()))
             await asyncio.sleep(METRICS_INTERVAL_S)
 
-    def _say(self, level: int, worker: Worker, text: str) -> None:
-        logger.log(level, "%s", text, extra={"worker": worker.worker_id})
-
-    def _num_ready(self) -> int:
-        return sum(worker.serving for worker in self._workers.values())
-
-    def _num_pending(self) -> int:
-        return sum(not worker.ready for worker in self._workers.values())
-
     def _raise_if_failed(self) -> None:
         if self._failure is not None:
             raise FleetError(self._failure)
@@ -413,17 +360,6 @@ class Fleet:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-
-    def _in_background(self, coroutine: Any) -> None:
-        # The loop holds tasks weakly; an unexpected error must not vanish with its task.
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background_ended)
-
-    def _background_ended(self, task: "asyncio.Task[None]") -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._in_background(self._fail(f"broke: {error!r}"))
 
 
 def start_fleet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -104,7 +105,11 @@ def _trainer(
             )
         },
         # NCCL moves no CPU tensors, and the counts and hashes that workers compare are on the CPU.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if learner.num_gpus else "gloo"),
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if learner.num_gpus else "gloo",
+            # One worker waits for another no less long than that may take.
+            timeout_s=max(TorchConfig.timeout_s, math.ceil(learner.timeout_seconds)),
+        ),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=learner.num_gpus > 0,

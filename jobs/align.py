@@ -142,10 +142,9 @@ def run(settings: RunSettings, location: str, begins: bool) -> None:
     if not is_object_storage(location):
         refuse_fleeting_folder(Path(location))
     with working_folder(location, settings.checkpoint.retry_seconds) as run_directory:
-        if begins and not is_object_storage(location):
-            # Another process may have begun it while this one waited for the lock; a working folder in a bucket exists.
-            refuse_existing(location)
-        if not begins:
+        if begins:
+            refuse_existing(location)  # again, for another process may have begun it while this one waited for its end
+        else:
             truncated = check_run(settings, load_prompt_sets(run_directory))
         cluster = connect(cpus_of_all_workers(settings), own_modules=own_modules(settings))
         circumstances = {"cluster": dataclasses.asdict(cluster), "command": sys.argv, "truncated_prompts": truncated}

@@ -15,6 +15,8 @@ LOSSES = {
 }
 """Counters of a fleet that a failure may have to do with, and what they are called."""
 
+KILLED = "a process of the run was killed: look at the memory of its node and at its log"
+
 ADVICE = {
     "RewardError": "look at what the message names; NaN mostly comes from damaged weights (reward.path) or from half "
     "precision (model.dtype), and a server that does not answer, or not with scores, has its own log",
@@ -32,8 +34,9 @@ ADVICE = {
     "says object_store_bytes_at_once), or in a new run fewer rollout.trajectories",
     "OutOfDiskError": "make room on the disk of the node that the message names: Ray's objects spill there, below "
     "/tmp/ray unless its --temp-dir is another",
-    "ActorDiedError": "a process of the run was killed: look at the memory of its node and at its log",
-    "WorkerCrashedError": "a process of the run was killed: look at the memory of its node and at its log",
+    "ActorDiedError": f"{KILLED}; a learner whose log ends with `Timeout` and stacks was slower than its "
+    "learner.timeout_seconds, and needs a higher one in a new run",
+    "WorkerCrashedError": KILLED,
     "NodeDiedError": "a node was lost; nothing but a new attempt is needed",
     "OSError": "look at the disk or the network that the message names",
 }

@@ -45,10 +45,12 @@ def locate_pairs(source: str) -> DataFiles:
         ValueError: as `locate_data`; or pairs of the demo's are meant, and have not been made.
     """
     # Where there is no folder `runs` yet, their path has the form of a hub's id, and the hub would be blamed.
-    if Path(source).parent == DEMO_PAIRS.parent and not Path(source).is_dir():
+    place = Path(source)
+    if place.parent == DEMO_PAIRS.parent and not any(place.parent.glob(place.name)):
         raise ValueError(
-            f"there is no folder {source!r}, which is to hold preference pairs; the demo's are made once by "
-            "`python jobs/make_demo_pairs.py`, with --reward and --output those that a reward prefers"
+            f"there is nothing at {source!r}, where preference pairs are to be; the demo's are made once by "
+            "`python jobs/make_demo_pairs.py`, those that a reward prefers by "
+            f"`python jobs/make_demo_pairs.py --reward NAME --output {source}`"
         )
     return locate_data(source)
 

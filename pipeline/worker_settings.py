@@ -101,7 +101,8 @@ class LearnerSettings(Settings):
     """Threads of torch in each worker."""
     timeout_seconds: PositiveFloat = 1800.0
     """A worker that takes longer over one optimiser step is taken for hung: it ends, is replaced as any that is lost,
-    and the run is taken up at its last checkpoint. Nor may it take longer over loading the model."""
+    and the run is taken up at its last checkpoint. Nor may it take longer over loading the model, which downloads it
+    where a node has none yet."""
     minibatch_size: PositiveInt = 64
     """Records (pairs; for DDPO, steps) per optimiser step, over all workers."""
     micro_batch_size: PositiveInt = 8

@@ -171,6 +171,13 @@ def test_a_folder_that_was_moved_is_resumed_where_it_lies(tmp_path: Path) -> Non
             "variant 'a' has overrides_with 'c', which is no label under rewards; known are b",
         ),
         (
+            {
+                "rewards": [{"label": "b"}, {"label": "c"}],
+                "variants": [{"label": "a", "not_with": ["b"], "overrides_with": {"b": []}}],
+            },
+            "variant 'a' has 'b' under not_with and overrides_with; drop one",
+        ),
+        (
             {"rewards": [{"label": "b"}], "variants": [{"label": "a", "not_with": ["b"]}]},
             "variant 'a' is not_with every reward",
         ),

@@ -17,6 +17,7 @@ from pipeline.encoder import decode_images
 from pipeline.method_settings import PairMethodSettings
 from pipeline.preference_pairs import check_pair_columns, clean_pairs, locate_pairs
 from pipeline.rewards import load_reward
+from pipeline.rewards.base import NonFiniteScoreError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODELS = REPOSITORY / "models"
@@ -66,10 +67,27 @@ class OnWhite(Halves):
         return (images[:, :, 0, 0].min(dim=1).values > 0.99).float()
 
 
+class Indifferent(Halves):
+    """The same for all."""
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.value = value
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.full((len(images),), self.value)
+
+
 def test_no_pair_is_made_of_two_images_that_the_reward_scores_alike() -> None:
     """Backgrounds differ where the prompt names none."""
     captions = rewarded_pairs(64, seed=0, reward=OnWhite())["caption"].to_pylist()
     assert len(captions) == 64 and not any("background" in caption for caption in captions)
+
+
+def test_a_reward_that_prefers_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="reward 'halves' prefers none of two right pictures"):
+        rewarded_pairs(2, seed=0, reward=Indifferent())
+    with pytest.raises(NonFiniteScoreError, match="'halves' returned nan for the prompt"):
+        rewarded_pairs(2, seed=0, reward=Indifferent(float("nan")))
 
 
 def test_the_job_writes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +104,10 @@ def test_the_job_writes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture
         main(["--output", str(tmp_path / "other"), "--reward", "jpeg"])
     with pytest.raises(SystemExit, match="models/demo-clip without a --reward"):
         main(["--output", str(tmp_path / "other"), "--reward-path", "models/demo-clip"])
+    with pytest.raises(SystemExit, match="jpeg_compressibility without --output; name a folder"):
+        main(["--reward", "jpeg_compressibility"])
+    with pytest.raises(SystemExit, match="scene_judge is a held-out judge, which must not be trained on"):
+        main(["--output", str(tmp_path / "other"), "--reward", "scene_judge"])
 
 
 @pytest.mark.parametrize("prefix", ["", "./"])
@@ -95,9 +117,12 @@ def test_pairs_that_have_not_been_made_are_not_looked_for_on_the_hub(
     settings = load_settings(REPOSITORY / "configs" / "demo_diffusion_dpo.yaml")
     assert isinstance(settings.method, PairMethodSettings)
     monkeypatch.chdir(tmp_path)  # a fresh clone, without runs/
-    with pytest.raises(ValueError, match=r"no folder '.*runs/demo_pairs'.*`python jobs/make_demo_pairs.py`"):
+    with pytest.raises(ValueError, match=r"nothing at '.*runs/demo_pairs'.*`python jobs/make_demo_pairs.py`"):
         locate_pairs(prefix + settings.method.data)
-    with pytest.raises(ValueError, match=r"no folder 'runs/small_files'.*with --reward and --output"):
+    with pytest.raises(ValueError, match=r"nothing at 'runs/small_files'.* --reward NAME --output runs/small_f"):
         locate_pairs("runs/small_files")
     main(["--pairs", "2"])
     assert len(locate_pairs(prefix + settings.method.data).paths) == 1
+    (tmp_path / "runs" / "mine.parquet").write_bytes((tmp_path / "runs/demo_pairs/pairs_0000.parquet").read_bytes())
+    for one in ("runs/mine.parquet", "runs/m*.parquet"):
+        assert len(locate_pairs(one).paths) == 1

@@ -100,7 +100,7 @@ async def grown_fleet(learner: str) -> Fleet:
     await fleet.grow(learner)
     assert await fleet.wait_ready(2, PATIENCE_S) == 2
     # Both have their places while the learner is known to live.
-    await until(lambda: fleet._grower_seen_at > max(worker.ready_at for worker in fleet._workers.values()))
+    await until(lambda: fleet._grower_seen_at > max(worker.ready_at for worker in fleet._pool))
     return fleet
 
 
@@ -114,10 +114,10 @@ def test_a_worker_that_is_lost_beside_the_learner_leaves_its_place_to_the_succes
     async def lose_both() -> None:
         fleet = await grown_fleet(await caller.own_id.remote())
         ray.kill(caller)
-        await until(lambda: not fleet._has_grown)
-        first, second = fleet._workers
+        await until(lambda: not fleet._pool.has_grown)
+        first, second = (worker.worker_id for worker in fleet._pool)
         await fleet.report_dead(second)
-        assert list(fleet._workers) == [first], "nobody was started in its place"
+        assert [worker.worker_id for worker in fleet._pool] == [first], "nobody was started in its place"
         await fleet.report_dead(first)
         assert await fleet.wait_ready(1, PATIENCE_S) == 1, "the minimum is kept"
         await fleet.grow("")
@@ -135,12 +135,12 @@ def test_a_successor_that_finds_no_place_is_given_one(ray_session, caller, monke
         fleet = await grown_fleet(await caller.own_id.remote())
         lease = await fleet.lease()
         ray.kill(caller)
-        await until(lambda: not fleet._has_grown)
+        await until(lambda: not fleet._pool.has_grown)
         await asyncio.sleep(1.0)
-        assert len(fleet._workers) == 2, "a successor is given the time to find one"
+        assert len(fleet._pool) == 2, "a successor is given the time to find one"
         monkeypatch.setattr("actors.fleet.SUCCESSOR_PATIENCE_S", 0.0)
-        await until(lambda: len(fleet._workers) == 1)
-        assert lease.worker_id in fleet._workers, "the one that serves nobody went"
+        await until(lambda: len(fleet._pool) == 1)
+        assert lease.worker_id in fleet._pool, "the one that serves nobody went"
         await fleet.shutdown()
 
     asyncio.run(wait_for_a_place())

@@ -128,6 +128,11 @@ class ComparisonSettings(Settings):
                             f"variant {variant.label!r} has {setting} {label!r}, which is no label under rewards; "
                             f"known are {', '.join(known) or 'none'}"
                         )
+            for label in variant.overrides_with:
+                if label in variant.not_with:
+                    raise ValueError(
+                        f"variant {variant.label!r} has {label!r} under not_with and overrides_with; drop one of them"
+                    )
             if known and set(known) <= set(variant.not_with):
                 raise ValueError(f"variant {variant.label!r} is not_with every reward, so it is never run; drop it")
         return self

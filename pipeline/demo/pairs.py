@@ -15,8 +15,15 @@ from pipeline.demo.train_clip import change_one_attribute, is_right
 from pipeline.pixels import to_pixels
 from pipeline.preference_pairs import CAPTION, COLUMNS, FIRST, LABEL, SECOND
 from pipeline.rewards.base import Reward
+from pipeline.scoring import check_scores
 
 JPEG_QUALITY = 95
+
+# Images that a reward scores at once.
+SCORED_AT_ONCE = 64
+
+# Rounds in a row without a pair after which there will be none.
+FRUITLESS_ROUNDS = 100
 
 
 def demo_pairs(count: int, seed: int) -> pa.Table:
@@ -44,21 +51,40 @@ def rewarded_pairs(count: int, seed: int, reward: Reward) -> pa.Table:
 
     Both images show all that the prompt states, each with its own choice of what that leaves open, and `reward` prefers
     one of them; where it scores both alike there is no pair.
+
+    Raises:
+        RewardError: its scores are no finite numbers.
+        ValueError: it scores all images alike.
     """
     generator = torch.Generator().manual_seed(seed)
     columns: dict[str, list[object]] = {name: [] for name in COLUMNS}
+    fruitless = 0
     while len(columns[CAPTION]) < count:
+        before = len(columns[CAPTION])
         rows = random_attributes(count - len(columns[CAPTION]), SINGLE_SHARE, generator)
         stated = leave_open(rows, generator)
         scenes = [scene_from_attributes(row) for row in stated.tolist()]
         prompts = [scene.prompt() for scene in scenes]
         images = [draw_scenes(complete, generator) for complete in (rows, _completed_anew(rows, stated, generator))]
-        gains = reward.score(images[0], prompts) - reward.score(images[1], prompts)
-        for scene, prompt, *files, gain in zip(scenes, prompts, *map(_encode, images), gains.tolist(), strict=True):
+        first, second = (_scores(reward, side, prompts) for side in images)
+        gains = (first - second).tolist()
+        for scene, prompt, *files, gain in zip(scenes, prompts, *map(_encode, images), gains, strict=True):
             if gain != 0 and not is_held_out(scene):
                 for name, value in zip(COLUMNS, (prompt, *files, float(gain > 0)), strict=True):
                     columns[name].append(value)
+        fruitless = fruitless + 1 if len(columns[CAPTION]) == before else 0
+        if fruitless == FRUITLESS_ROUNDS:
+            raise ValueError(f"reward {reward.name!r} prefers none of two right pictures; choose another reward")
     return pa.table(columns)
+
+
+def _scores(reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
+    """Scores (N,) float32 of images (N, 3, H, W)."""
+    scores = []
+    for start in range(0, len(prompts), SCORED_AT_ONCE):
+        part = slice(start, start + SCORED_AT_ONCE)
+        scores.append(check_scores(reward.score(images[part], prompts[part]), prompts[part], reward.name))
+    return torch.cat(scores)
 
 
 def _completed_anew(rows: Tensor, stated: Tensor, generator: torch.Generator) -> Tensor:
