@@ -31,8 +31,11 @@ class BareCalls:
         """
         if not isinstance(settings.method, TailorPOSettings):
             raise ValueError(f"the floor counts the calls of tailorpo, not of {settings.method.name!r}")
+        if not isinstance(settings.prompts.train, str):
+            raise ValueError("the floor needs no Ray, which reads the columns of data sets; name a text file")
         torch.set_num_threads(threads)
         self.settings = settings
+        self.method = settings.method
         device, dtype = resolve_device(settings.model.device), resolve_dtype(settings.model.dtype)
         self.policy = Policy.load(settings.model, settings.lora, settings.sampling, settings.seed)
         if len(settings.rewards) > 1:
@@ -51,8 +54,8 @@ class BareCalls:
         """Seconds of one iteration by phase, each call timed `repeats` times and its median taken."""
         settings, batch = self.settings, self.settings.rollout.batch_size
         batches = settings.rollout.trajectories // batch
-        trained, steps = len(settings.method.trained_steps), settings.sampling.num_steps
-        guided = trained if settings.method.guidance is not None else 0
+        trained, steps = len(self.method.trained_steps), settings.sampling.num_steps
+        guided = trained if self.method.guidance is not None else 0
 
         def per_iteration(call: Callable[[], object], count: int) -> float:
             return batches * count * _median_seconds(call, repeats) if count else 0.0

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.claims.arms import tailorpo_settings
 from pipeline.config import RunSettings
 from pipeline.config_loading import load_settings
 from pipeline.decoder import LatentDecoder
@@ -52,19 +53,20 @@ def main() -> None:
     settings = load_settings(options.config, [*options.overrides, ALL_STEPS, ALL_BLOCKS])
     gradients = list(batch_gradients(settings, options.iterations))
     trained_blocks = set(configured.lora.blocks or blocks_of(gradients))
-    trained_steps = set(configured.method.trained_steps)
+    trained_steps = set(tailorpo_settings(configured).trained_steps)
+
+    def within(blocks: set[str], steps: set[int]) -> dict[str, float]:
+        return agreement(gradients, lambda block, step: block in blocks and step in steps)
+
     result = {
         "batches": len(gradients),
         "batch_size": settings.rollout.batch_size,
-        "as_configured": agreement(gradients, lambda block, step: block in trained_blocks and step in trained_steps),
+        "as_configured": within(trained_blocks, trained_steps),
         "by_step": {
-            str(step): agreement(gradients, lambda block, own, step=step: block in trained_blocks and own == step)
-            for step in sorted(settings.method.trained_steps, reverse=True)
+            str(step): within(trained_blocks, {step})
+            for step in sorted(tailorpo_settings(settings).trained_steps, reverse=True)
         },
-        "by_block": {
-            block: agreement(gradients, lambda own, step, block=block: own == block and step in trained_steps)
-            for block in blocks_of(gradients)
-        },
+        "by_block": {block: within({block}, trained_steps) for block in blocks_of(gradients)},
     }
     for name, value in result.items():
         print(name, value)
@@ -76,6 +78,7 @@ def batch_gradients(settings: RunSettings, iterations: int) -> Iterator[dict[Par
     policy = Policy.load(settings.model, settings.lora, settings.sampling, settings.seed)
     parameters = {name: value for name, value in policy.unet.named_parameters() if value.requires_grad}
     scorer, method = load_scorer(settings), create_method(settings)
+    assert isinstance(settings.prompts.train, str), "columns of data sets are read by Ray"
     prompts, size = load_train_prompts(settings.prompts.train), settings.samples_per_batch
     count = settings.batches_per_iteration
     for iteration in range(iterations):

@@ -52,4 +52,5 @@ def is_flat(growth_per_iteration: float, size: float) -> bool:
 
 def slope(points: list[tuple[int, float]]) -> float:
     """Growth per iteration by least squares over (iteration, MiB)."""
-    return float(np.polyfit(*np.array(points).T, 1)[0])
+    iterations, sizes = np.array(points, dtype=float).T
+    return float(np.polyfit(iterations, sizes, 1)[0])

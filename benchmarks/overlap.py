@@ -1,11 +1,12 @@
 """Do rollouts and learning overlap when rollouts may be one version old?
 
-    python -m benchmarks.overlap [--rollout-seconds 4] [--learn-seconds 3] [--iterations 8]
+    python -m benchmarks.overlap [--rollout-seconds 20] [--learn-seconds 15] [--iterations 8]
 
 Whole small runs of `actors.alignment.align`, with checkpoints, journal and all, in which every batch of rollouts and
 every iteration's learning also sleep, for as long as GPUs might take. Writes to results/overlap.json what an iteration
 takes from end to end with rollout.max_staleness 0 and 1, beside what its rollouts and its learning took alone (sleep
-and small networks together) at staleness 0: their sum, and the longer of them, which is the floor.
+and small networks together) at staleness 0: their sum, and the longer of them, which is the floor; and how much of it
+the longer sleep alone is.
 """
 
 import argparse
@@ -66,10 +67,10 @@ class SlowRolloutWorker(RolloutWorker):
 class SlowLearner(Learner):
     """One whose GPU takes as long as it is told."""
 
-    def learn(self, table: pa.Table, iteration: int) -> dict[str, Any]:
+    def learn(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
         """Sleep, and learn."""
         time.sleep(float(os.environ[LEARN_SECONDS]))
-        return super().learn(table, iteration)
+        return super().learn(*arguments, **keywords)
 
 
 def train_slowly(loop_config: dict[str, TrainLoopConfig]) -> None:
@@ -99,8 +100,8 @@ def seconds_of_iterations(metrics: list[dict[str, Any]]) -> list[float]:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rollout-seconds", type=float, default=4.0)
-    parser.add_argument("--learn-seconds", type=float, default=3.0)
+    parser.add_argument("--rollout-seconds", type=float, default=20.0)
+    parser.add_argument("--learn-seconds", type=float, default=15.0)
     parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--output", type=Path, default=Path("results/overlap.json"))
     options = parser.parse_args()
@@ -126,6 +127,7 @@ def main() -> None:
         "iteration_seconds_staleness_0": apart,
         "iteration_seconds_staleness_1": together,
         "longer_over_staleness_1": max(parts.values()) / together,
+        "longer_sleep_over_staleness_1": max(options.rollout_seconds, options.learn_seconds) / together,
         "iterations_timed": options.iterations - 2,
         "overrides": overrides,
         "environment": describe_environment(),

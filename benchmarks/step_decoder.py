@@ -95,6 +95,7 @@ def measure(settings: RunSettings, iterations: int) -> dict[str, Any]:
     scorer = BothDecoders(RewardModels(exact_settings).scorer, RewardModels(settings).scorer)
     policy = Policy.load(settings.model, settings.lora, settings.sampling, settings.seed)
     policy.freeze()
+    assert isinstance(settings.prompts.train, str), "columns of data sets are read by Ray"
     method, prompts = create_method(settings), load_train_prompts(settings.prompts.train)
     size, count = settings.samples_per_batch, settings.batches_per_iteration
     for iteration in range(iterations):

@@ -87,7 +87,7 @@ def main() -> None:
 
 def disturb(job: AlignJob, cluster: LocalCluster, victims: list[str], rng: random.Random) -> list[Kill]:
     """Kill one victim an iteration, at a random moment of it, and wait for the iteration to end all the same."""
-    kills = []
+    kills: list[Kill] = []
     typical_seconds = 1.0
     for victim in victims:
         wait_for_iterations(job, kills[-1].iteration + 1 if kills else 1)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def free_port() -> int:
 @contextmanager
 def autoscaling_head(
     version: str,
-    worker: dict[str, float],
+    worker: Mapping[str, float],
     max_workers: int,
     idle_timeout_minutes: float = 1.0,
     head_cpus: int = 1,
@@ -82,7 +82,7 @@ def kill_raylets(node_ids: list[str]) -> None:
 def _configuration(
     directory: Path,
     address: str,
-    worker: dict[str, float],
+    worker: Mapping[str, float],
     max_workers: int,
     idle_timeout_minutes: float,
     head_cpus: int,

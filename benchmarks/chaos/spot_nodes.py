@@ -54,7 +54,7 @@ class SpotNodes:
     def __init__(self, address: str) -> None:
         """Look at a cluster."""
         self._state = get_state_from_address(address)
-        self._control_store = ray._raylet.GcsClient(address=address)
+        self._control_store = ray._raylet.GcsClient(address=address)  # type: ignore[attr-defined]
 
     def alive(self) -> list[str]:
         """Ids of the nodes that are there, the head left out."""
@@ -76,7 +76,8 @@ class SpotNodes:
 
     def take_one_after_a_notice(self) -> None:
         """Tell the cluster of a node that will be taken back, and take it back when it was told."""
-        node, reason = self.alive()[0], autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        reasons: Any = autoscaler_pb2
+        node, reason = self.alive()[0], reasons.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         deadline_ms = int((time.time() + NOTICE_S) * 1000)
         accepted, refusal = self._control_store.drain_node(node, reason, "spot notice", deadline_ms)
         if not accepted:
