@@ -36,7 +36,7 @@ from pipeline.preflight import warn_of_long_prompts
 from pipeline.prompt_settings import PromptColumnSettings
 from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
 from pipeline.rewards import aspect_labels
-from pipeline.rewards.base import NonFiniteScoreError
+from pipeline.rewards.base import NonFiniteImageError, NonFiniteScoreError
 from pipeline.secrets import redact
 
 
@@ -58,7 +58,7 @@ def evaluate_adapters(
 
     Raises:
         ValueError: the folder holds an evaluation with other settings, or a data set's prompts cannot be read or drawn.
-        DivergedAdaptersError: images of some adapters cannot be scored; those of all others are evaluated.
+        UnscoredAdaptersError: images of some adapters cannot be scored; those of all others are evaluated.
         RunFailedError: an actor or a reward failed; the message is the reason.
     """
     open_folder(settings, directory)
@@ -75,7 +75,7 @@ def evaluate_adapters(
     if pending:
         try:
             _draw_and_compare(settings, prompts, pending, directory, say)
-        except DivergedAdaptersError:
+        except UnscoredAdaptersError:
             raise
         except Exception as error:  # what a reward raises may be of any class
             raise explain_failure(error, journal=None) from error
@@ -104,18 +104,20 @@ def cpus_of_evaluation(settings: AdapterEvaluationSettings) -> float:
     return sum(pool.max_workers * pool.num_cpus for pool in (settings.reward_actors, settings.rollout))
 
 
-class DivergedAdaptersError(RunFailedError):
+class UnscoredAdaptersError(RunFailedError):
     """Some adapters draw images that cannot be scored, and would do so again.
 
     Attributes:
-        reasons: why, by the label of the adapter.
+        without_images: why, by the label of the adapter, where what it draws is no image.
+        without_scores: why, by the label of the adapter, where a reward has no number for an image.
     """
 
-    def __init__(self, reasons: dict[str, str]) -> None:
-        """Take the reasons, of one adapter at least."""
-        told = "; ".join(f"{label}: {reason}" for label, reason in reasons.items())
-        super().__init__(f"{told}; leave out what cannot be evaluated", diverged=True)
-        self.reasons = reasons
+    def __init__(self, without_images: dict[str, str], without_scores: dict[str, str], directory: Path) -> None:
+        """Take the reasons, of one adapter at least, and the folder of the evaluation."""
+        told = "; ".join(f"{label}: {reason}" for label, reason in (without_images | without_scores).items())
+        advice = "mend the reward" if without_scores else "leave out what cannot be evaluated"
+        super().__init__(f"{told}; {advice}, and go on with --output {directory}", diverged=not without_scores)
+        self.without_images, self.without_scores = without_images, without_scores
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _draw_and_compare(
     """Evaluate LoRAs, given as buffers of `LoraFile` by label.
 
     Raises:
-        DivergedAdaptersError: some of them cannot be, after all others were.
+        UnscoredAdaptersError: some of them cannot be, after all others were.
     """
     plan = DrawingPlan(
         prompts=prompts,
@@ -157,7 +159,9 @@ def _draw_and_compare(
         embedder=settings.embedder or first_embedder(settings.rewards),
     )
     labels, aspects = settings.reward_labels, aspect_labels(settings.rewards, settings.reward_labels)
-    fleets, diverged = _start_fleets(settings), {}
+    without_images: dict[str, str] = {}
+    without_scores: dict[str, str] = {}
+    fleets = _start_fleets(settings)
     try:
         base = fleets.draw(plan, None)
         say(f"base model: {plan.count} images drawn and scored")
@@ -167,16 +171,17 @@ def _draw_and_compare(
             try:
                 aligned = fleets.draw(plan, ticket)
             except NonFiniteScoreError as error:
-                diverged[label] = redact(f"{type(error).__name__}: {error}")
-                say(f"{label}: {diverged[label]}")
+                reason = redact(f"{type(error).__name__}: {error}")
+                (without_images if isinstance(error, NonFiniteImageError) else without_scores)[label] = reason
+                say(f"{label}: {reason}")
                 continue
             evaluation = compare_drawn(base, aligned, labels, aspects, settings.seed)
             write_adapter(evaluation, labels, aspects, held_out_rewards(settings), subject, directory / label)
             say(f"{label}: {evaluation.verdict}")
     finally:
         fleets.dismiss()
-    if diverged:
-        raise DivergedAdaptersError(diverged)
+    if without_images or without_scores:
+        raise UnscoredAdaptersError(without_images, without_scores, directory)
 
 
 def _start_fleets(settings: AdapterEvaluationSettings) -> _Fleets:

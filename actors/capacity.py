@@ -36,6 +36,11 @@ from scipy.sparse import coo_array
 
 Resources = dict[str, float]
 
+GIB = 2**30
+
+# What a process with torch, diffusers and transformers takes, whatever its networks.
+WORKER_BYTES = 300 * 2**20
+
 # The monitor of a cluster that started this moment has not spoken yet.
 STATUS_PATIENCE_S = 10.0
 
@@ -93,6 +98,26 @@ def check_capacity(requests: Sequence[WorkerRequest]) -> None:
         raise ValueError(_refusal(requests, nodes, "this cluster of fixed size has"))
     if growth.largest is not None and not fits(requests, growth.largest):
         raise ValueError(_refusal(requests, growth.largest, "this autoscaling cluster can grow to at most"))
+
+
+def check_memory(requests: Sequence[WorkerRequest]) -> None:
+    """Raise if a cluster of fixed size has not the memory that all of `requests` take at the very least.
+
+    Where a job starts Ray itself, every CPU that it asks for is there by name; only this says how many are too many.
+
+    Raises:
+        ValueError: naming what is asked for, what is there, and what to change.
+    """
+    workers = sum(request.num_workers for request in requests)
+    needed = workers * WORKER_BYTES
+    there = sum(node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"])
+    if needed > there and not find_growth(max_nodes_per_type=workers).autoscales:
+        asked = " and ".join(f"{count} of {role}" for role, count, _ in requests if count > 0)
+        raise ValueError(
+            f"the minimum of workers does not fit: {asked} take {needed / GIB:.0f} GiB of memory at the least, and the "
+            f"machines of this cluster of fixed size have {there / GIB:.0f} for them; lower the pools' min_workers, or "
+            "add nodes"
+        )
 
 
 def places_on_nodes(resources: Resources) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from actors.capacity import WorkerRequest, check_capacity, check_object_store, places_on_nodes
+from actors.capacity import WorkerRequest, check_capacity, check_memory, check_object_store, places_on_nodes
 from actors.fleet import start_fleet
 from actors.journal import start_journal
 from actors.liveness import DEATHS
@@ -70,6 +70,7 @@ def check_room(settings: RunSettings) -> None:
         ValueError: the cluster has a fixed size, and the minimum of workers, or of object store, does not fit.
     """
     check_capacity(worker_requests(settings))
+    check_memory(worker_requests(settings))
     _check_elastic_learner(settings)
     check_object_store(run_arithmetic(settings).object_store_bytes_at_once, settings.rollout.trajectories)
 

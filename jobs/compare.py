@@ -57,8 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
         check_plan(plan, load_prompt_sets(plan.folder) if options.resume else None)
         if options.dry_run:
             print_plan(plan)
+        elif options.resume:
+            run(plan, resumes=True)
         else:
-            run(plan, resumes=options.resume is not None)
+            run(with_its_model_pinned(plan), resumes=False)
 
 
 def resolve_plan(options: argparse.Namespace) -> Plan:
@@ -114,6 +116,13 @@ def check_plan(plan: Plan, kept: PromptSets | None) -> None:
         check_held_out(plan, found.held_out)
         if plan.sweep_runs:
             sweep_prompts(plan, found)
+
+
+def with_its_model_pinned(plan: Plan) -> Plan:
+    """`at_one_commit`, which takes seconds to import."""
+    from pipeline.comparison.model_commit import at_one_commit
+
+    return at_one_commit(plan)
 
 
 def print_plan(plan: Plan) -> None:
@@ -240,12 +249,12 @@ def carry_out_phase(
 def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun], tell: Say) -> str | None:
     """Evaluate the adapters of `runs` that are not yet evaluated, into the runs' own folders.
 
-    A run whose adapter draws images that cannot be scored has diverged, at its very end.
+    A run whose adapter draws what is no image has diverged, at its very end.
 
     Returns:
         Why that failed, which leaves a report to be written all the same; None where it did not.
     """
-    from actors.adapter_evaluation import DivergedAdaptersError, evaluate_adapters
+    from actors.adapter_evaluation import UnscoredAdaptersError, evaluate_adapters
     from actors.failure import RunFailedError, note_failure
     from pipeline.comparison.evaluation import evaluation_settings
     from pipeline.evaluation.preflight import check_evaluation
@@ -258,9 +267,11 @@ def evaluate_phase(plan: Plan, runs: Sequence[PlannedRun], tell: Say) -> str | N
         check_evaluation(settings)
         tell(f"evaluation: {len(runs)} adapters")
         evaluate_adapters(settings, plan.folder / RUNS_FOLDER, tell)
-    except DivergedAdaptersError as error:
-        for label, reason in error.reasons.items():
+    except UnscoredAdaptersError as error:
+        for label, reason in error.without_images.items():
             note_divergence(plan.folder / RUNS_FOLDER / label, reason)
+        if error.without_scores:
+            return f"{error}; details: {note_failure(error, plan.folder)}"
         return evaluate_phase(plan, runs, tell)
     except (RunFailedError, ValueError, OSError) as error:
         failure = error if isinstance(error, RunFailedError) else RunFailedError(redact(str(error)))

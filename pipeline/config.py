@@ -20,8 +20,9 @@ class ModelSettings(Settings):
     path: str
     """Directory of a diffusers StableDiffusionPipeline, or its id on the hub."""
     revision: str | None = None
-    """Commit, tag or branch of a hub id. By default the newest commit of its main branch, which jobs/align.py looks up
-    once and keeps with the run, so that workers that start later, or after a resumption, load the same weights."""
+    """Commit, tag or branch of a hub id. By default the newest commit of its main branch, which jobs/align.py and
+    jobs/compare.py look up once and keep, so that workers that start later, or after a resumption, load the same
+    weights."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of the frozen networks; the adapter, the scheduler's arithmetic and the records are always float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -323,8 +324,8 @@ class RunSettings(Settings):
 
     @property
     def rewards_learnt_from(self) -> "tuple[RewardSettings, ...]":
-        """`rewards`, or none where the method learns from pairs of images."""
-        return self.rewards if self.method.draws_images else ()
+        """`rewards`, or none where the method learns from pairs of images that others preferred."""
+        return self.rewards if self.method.learns_from_rewards else ()
 
     @property
     def holds_out(self) -> bool:

@@ -55,6 +55,11 @@ class MethodSettings(Settings, ABC):
         """
 
     @property
+    def learns_from_rewards(self) -> bool:
+        """Whether the run's rewards decide what is learnt."""
+        return True
+
+    @property
     def needs_gradient(self) -> bool:
         """Whether rollouts ask for the reward's gradient."""
         return False
@@ -294,7 +299,7 @@ class SPOSettings(MethodSettings):
 class PairMethodSettings(MethodSettings, ABC):
     """A method that learns off-line, from pairs of images that exist already.
 
-    A pair of images counts as two trajectories. `reward` is not trained on; it heads the evaluation's table.
+    A pair of images counts as two trajectories. `reward` heads the evaluation's table.
     """
 
     trajectories_per_sample: ClassVar[int] = 2
@@ -308,6 +313,14 @@ class PairMethodSettings(MethodSettings, ABC):
     """Rows of the data set that are read, from its beginning; all of them by default."""
     max_unreadable: NonNegativeInt = 10
     """Pairs that may be left out because an image of theirs does not decode, before the run is refused."""
+    preferred_by_reward: bool = False
+    """Whether `reward` is what preferred one image of each pair: then it counts as trained on, wherever that matters to
+    an evaluation or a comparison."""
+
+    @property
+    def learns_from_rewards(self) -> bool:
+        """Only through whoever preferred the pairs."""
+        return self.preferred_by_reward
 
     def trained_grid_steps(self, num_steps: int) -> tuple[int, ...]:
         """None: nothing is sampled on the grid."""
@@ -321,7 +334,7 @@ class PairMethodSettings(MethodSettings, ABC):
 class DiffusionDPOSettings(PairMethodSettings):
     """Diffusion-DPO: preferences between images that exist already, noised to one time; nothing is sampled.
 
-    A pair of images counts as two trajectories. `reward` is not trained on; it heads the evaluation's table.
+    A pair of images counts as two trajectories. `reward` heads the evaluation's table.
     """
 
     # 1e-8 for each pair of a minibatch of 2,048, as their code scales it.

@@ -20,9 +20,10 @@ def preference_margin(
     """The implicit-reward gap without beta, reduce((w - l)(mu_theta - mu_ref)) / std^2, (B,) float32.
 
     Because winner and loser share x_t and std, this is log pi_theta(w)/pi_ref(w) - log pi_theta(l)/pi_ref(l).
-    Latents are (B, C, H, W); `std` is a scalar or (B,).
+    Latents are (B, C, H, W); `std` is a scalar, (B,) or (B, 1, 1, 1).
     """
-    std = torch.as_tensor(std, dtype=torch.float32, device=policy_mean.device)
+    # (B, 1, 1, 1) would spread the (B,) of a latent's own sum over a square.
+    std = torch.as_tensor(std, dtype=torch.float32, device=policy_mean.device).flatten()
     shift = policy_mean.float() - reference_mean.float()
     return reduce_latent((winner.float() - loser.float()) * shift, reduction) / std**2
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.decoder import LatentDecoder
 from pipeline.pull_back import pull_back
-from pipeline.rewards.base import NonFiniteScoreError, Reward
+from pipeline.rewards.base import NonFiniteImageError, NonFiniteScoreError, Reward
 from pipeline.rewards.base import RewardError as RewardError
 
 logger = logging.getLogger(__name__)
@@ -132,12 +132,12 @@ def check_images(images: Tensor, prompts: Sequence[str], reward_name: str) -> Te
     """Return decoded ``images`` (B, 3, H, W), if they are finite; a reward may turn NaN into anything, or choke on it.
 
     Raises:
-        NonFiniteScoreError: NaN or infinity; the message names the reward and the first offending prompt.
+        NonFiniteImageError: NaN or infinity; the message names the reward and the first offending prompt.
     """
     finite = torch.isfinite(images.detach()).flatten(start_dim=1).all(dim=1)
     if not finite.all():
         offender = prompts[int((~finite).nonzero()[0])]
-        raise NonFiniteScoreError(
+        raise NonFiniteImageError(
             f"reward {reward_name!r} cannot score the image decoded for the prompt {offender!r}: it has NaN pixels"
         )
     return images

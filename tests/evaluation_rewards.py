@@ -1,6 +1,7 @@
 """Rewards of one's own for evaluations on actors: one with aspects, and ones that break their promise."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -52,3 +53,25 @@ class Miscounts(Halves):
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return super().score(images, prompts)[1:]
+
+
+class Hiccups(Halves):
+    """Has no number the first time that it is asked, and then leaves the file that its path names."""
+
+    name, needs_path = "hiccups", True
+    aspects = ()
+
+    def __init__(self, asked: Path) -> None:
+        self.asked = asked
+
+    @classmethod
+    def load(cls, path: str | None, device: torch.device, dtype: torch.dtype) -> Self:
+        assert path is not None
+        return cls(Path(path))
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        scores = super().score(images, prompts)
+        if not self.asked.exists():
+            self.asked.touch()
+            scores[0] = torch.nan
+        return scores

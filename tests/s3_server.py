@@ -8,12 +8,29 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 
+class Bucket(str):
+    """The URI of a bucket, whose server can go away and come back with all that it had."""
+
+    server: ThreadedMotoServer
+
+    def come_back(self) -> None:
+        """Answer at the same address as before."""
+        host, port = self.server.get_host_and_port()
+        self.server = ThreadedMotoServer(ip_address=host, port=port, verbose=False)
+        self.server.start()
+
+    def go_away(self) -> None:
+        """Refuse connections."""
+        self.server.stop()
+
+
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
+def bucket() -> Iterator[Bucket]:
     """The URI of the bucket; processes that are started while it lives find it too."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    bucket = Bucket("s3://bucket")
+    bucket.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    bucket.server.start()
+    host, port = bucket.server.get_host_and_port()
     environment = dict(os.environ)
     os.environ |= {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
@@ -23,7 +40,7 @@ def bucket() -> Iterator[str]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     boto3.client("s3").create_bucket(Bucket="bucket")
-    yield "s3://bucket"
+    yield bucket
     os.environ.clear()
     os.environ.update(environment)
-    server.stop()
+    bucket.go_away()

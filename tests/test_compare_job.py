@@ -11,7 +11,7 @@ import yaml
 from comparisons import comparison_values, write_base
 from job_runs import COMPARE, ITERATIONS, FinishedJob, RunningJob
 
-from actors.adapter_evaluation import DivergedAdaptersError
+from actors.adapter_evaluation import UnscoredAdaptersError
 from jobs.compare import evaluate_phase, main
 from pipeline.comparison.loading import divergence, open_folder
 from pipeline.comparison.plan import Plan, PlannedRun, make_plan
@@ -96,13 +96,32 @@ def test_a_run_that_diverges_at_its_very_end_leaves_the_evaluation_to_the_others
     def evaluate(settings: AdapterEvaluationSettings, *_: Any) -> None:
         asked.append([adapter.label for adapter in settings.adapters])
         if len(asked) == 1:
-            raise DivergedAdaptersError({runs[1].folder.name: "NonFiniteScoreError: nan"})
+            raise UnscoredAdaptersError({runs[1].folder.name: "NonFiniteImageError: nan"}, {}, tmp_path)
 
     monkeypatch.setattr("actors.adapter_evaluation.evaluate_adapters", evaluate)
     monkeypatch.setattr("pipeline.evaluation.preflight.check_evaluation", lambda _: 0)
     assert evaluate_phase(plan, runs, print) is None
     assert [len(labels) for labels in asked] == [len(runs), len(runs) - 1] and runs[1].folder.name not in asked[1]
-    assert divergence(runs[1]) == "NonFiniteScoreError: nan"
+    assert divergence(runs[1]) == "NonFiniteImageError: nan"
+
+
+def test_a_run_whose_images_a_reward_has_no_number_for_has_not_diverged(
+    miniature_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a reward that divides by the contrast of a blank picture, on the very runs that are hacked."""
+    values = comparison_values(write_base(tmp_path, miniature_model), sweep=None)
+    plan = make_plan(parse_as(ComparisonSettings, values), tmp_path / "comparison")
+    plan.folder.mkdir()
+    runs = runs_of(plan)
+
+    def evaluate(*_: Any) -> None:
+        raise UnscoredAdaptersError({}, {runs[1].folder.name: "NonFiniteScoreError: 'mine' returned nan"}, tmp_path)
+
+    monkeypatch.setattr("actors.adapter_evaluation.evaluate_adapters", evaluate)
+    monkeypatch.setattr("pipeline.evaluation.preflight.check_evaluation", lambda _: 0)
+    failure = evaluate_phase(plan, runs, print)
+    assert failure is not None and "'mine' returned nan; mend the reward" in failure
+    assert divergence(runs[1]) is None
 
 
 @pytest.fixture(scope="module")

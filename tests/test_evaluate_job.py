@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
@@ -21,20 +22,20 @@ from policies import make_policy
 from settings import miniature_settings
 
 from actors import adapter_evaluation
-from actors.adapter_evaluation import DivergedAdaptersError, evaluate_adapters
+from actors.adapter_evaluation import UnscoredAdaptersError, evaluate_adapters
 from actors.cluster import ClusterInfo
 from jobs.evaluate import main
 from jobs.report import main as report
 from pipeline.adapter import export_adapter
 from pipeline.config import RewardSettings
-from pipeline.evaluation.folder import checksum_of_prompts, is_evaluated
+from pipeline.evaluation.folder import checksum_of_prompts, is_evaluated, open_folder
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.generation import evaluation_batch, generate_latents
 from pipeline.lora_file import read_lora
 from pipeline.lora_policy import LoraPolicy
 from pipeline.report.evaluation_file import read_evaluation
 from pipeline.reward_models import RewardModels
-from pipeline.rewards.base import NonFiniteScoreError
+from pipeline.rewards.base import NonFiniteImageError, NonFiniteScoreError
 from pipeline.scoring import RewardError
 from pipeline.training_record import training_record
 
@@ -216,8 +217,8 @@ def test_a_failure_keeps_what_is_through_and_the_same_command_goes_on(evaluated)
 def test_an_adapter_whose_images_cannot_be_scored_stops_no_other(folder, tmp_path, monkeypatch):
     class Fleets:
         def draw(self, plan, ticket):
-            if ticket is not None and ticket.version == 1:
-                raise NonFiniteScoreError("reward 'clip' cannot score the image decoded for the prompt 'a red circle'")
+            if ticket is not None and ticket.version < 2:
+                raise (NonFiniteScoreError, NonFiniteImageError)[ticket.version]("of the prompt 'a red circle'")
 
         def dismiss(self):
             pass
@@ -227,10 +228,26 @@ def test_an_adapter_whose_images_cannot_be_scored_stops_no_other(folder, tmp_pat
     monkeypatch.setattr(adapter_evaluation, "compare_drawn", lambda *_: SimpleNamespace(verdict="as before"))
     monkeypatch.setattr(adapter_evaluation, "write_adapter", lambda *given: written.append(given[-1].name))
     with pytest.raises(
-        DivergedAdaptersError, match=r"kohya: NonFiniteScoreError: reward 'clip' cannot .*; leave out"
+        UnscoredAdaptersError, match=r"kohya: NonFiniteImageError: of .*; style: .*; mend the reward, and go on .*/anew"
     ) as end:
         evaluate_adapters(settings_in(folder), tmp_path / "anew", print)
-    assert written == ["style", "run"] and list(end.value.reasons) == ["kohya"]
+    assert (
+        written == ["run"]
+        and list(end.value.without_images) == ["kohya"]
+        and list(end.value.without_scores) == ["style"]
+    )
+
+
+def test_an_evaluation_begun_before_a_setting_existed_goes_on(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "older")
+    written = yaml.safe_load((tmp_path / "older" / "evaluation.yaml").read_text())
+    del written["model"]["revision"]
+    (tmp_path / "older" / "evaluation.yaml").write_text(yaml.safe_dump(written))
+    open_folder(settings_in(folder), tmp_path / "older")
+    written["seed"] += 1
+    (tmp_path / "older" / "evaluation.yaml").write_text(yaml.safe_dump(written))
+    with pytest.raises(ValueError, match="holds an evaluation with another seed"):
+        open_folder(settings_in(folder), tmp_path / "older")
 
 
 def test_an_evaluation_that_is_through_needs_no_actor(folder):

@@ -14,7 +14,11 @@ from torch import nn
 from actors.cluster import ClusterInfo
 from jobs import align
 from pipeline.adapter import BareAdapter
+from pipeline.comparison.model_commit import at_one_commit
+from pipeline.comparison.plan import make_plan
+from pipeline.comparison.settings import ComparisonSettings
 from pipeline.config import LoraSettings, ModelSettings, RunSettings, SamplingSettings
+from pipeline.config_loading import parse_as
 from pipeline.decoder import LatentDecoder
 from pipeline.encoder import LatentEncoder
 from pipeline.evaluation.command_line import settings_from
@@ -107,6 +111,24 @@ def test_a_run_looks_its_commit_up_once_and_keeps_it(
     monkeypatch.setattr("pipeline.prompt_sets.load_prompt_sets", lambda _: None)
     align.main(["--resume", str(tmp_path / "run")])
     assert [settings.model.revision for settings in begun] == [COMMIT, COMMIT]
+
+
+@pytest.mark.parametrize("commit", [NEWER, "1" * 40, "12345e" + "6" * 34])
+def test_all_runs_of_a_comparison_have_one_commit(hub: OfflineHub, before: Path, tmp_path: Path, commit: str) -> None:
+    hub.add(HUB_ID, *before.iterdir(), commit=commit)
+    base = tmp_path / "base.yaml"
+    base.write_text(yaml.safe_dump(miniature_values(Path(HUB_ID)) | {"model": {"path": HUB_ID}}))
+    values = {
+        "name": "comparison",
+        "base": str(base),
+        "variants": [{"label": "one"}, {"label": "two", "overrides": ["method.beta=3"]}],
+        "seeds": [0],
+        "budget": {"unit": "trajectories", "amount": 8},
+    }
+    plan = make_plan(parse_as(ComparisonSettings, values), tmp_path / "comparison")
+    pinned = at_one_commit(plan)
+    assert [cell.settings.model.revision for cell in pinned.cells] == [commit, commit]
+    assert at_one_commit(pinned) == pinned
 
 
 def test_a_directory_of_this_machine_has_no_revision(before: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -15,6 +16,7 @@ from eventually import PATIENCE_S, wait_until
 from job_runs import ITERATIONS, REPOSITORY, FinishedJob, write_run_config
 from moto.server import ThreadedMotoServer
 from run_folders import write_run_folder
+from s3_server import Bucket
 from settings import miniature_settings, miniature_values
 
 from actors.cluster import ClusterInfo
@@ -22,6 +24,7 @@ from actors.failure import RunFailedError
 from actors.journal import Journal
 from jobs.align import main, resume_settings
 from jobs.status import main as show_status
+from pipeline.bucket_lock import Rhythm, held_alone_in_bucket
 from pipeline.checkpoint_store import CheckpointStore, FoundCheckpoint
 from pipeline.object_storage import ONLY_ADDED_TO, Mirror, exists, folder_to_read, read_text, working_folder
 from pipeline.patience import NO_PATIENCE, Patience, StorageError
@@ -240,30 +243,52 @@ def test_a_run_in_a_bucket_is_taken_up_from_there(
 
 
 @pytest.mark.slow
-def test_a_run_that_begins_in_a_bucket_leaves_everything_there(
-    bucket: str,
+def test_a_run_whose_bucket_goes_away_stops_and_is_taken_up_when_it_is_back(
+    bucket: Bucket,
     ray_session: ClusterInfo,
     undisturbed_run: tuple[FinishedJob, Path],
     miniature_model: Path,
     miniature_clip: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The first iteration of the run that lies on a disk."""
-    config = write_run_config(tmp_path, miniature_model, miniature_clip)
+    """It leaves everything there that the run on a disk leaves on that."""
+    config, location = write_run_config(tmp_path, miniature_model, miniature_clip), f"{bucket}/begun/guided"
     monkeypatch.chdir(REPOSITORY)
-    main(["--config", str(config), f"output_dir={bucket}/begun", "iterations=1"])
+    # The driver that ends cannot say so any more.
+    quick = partial(held_alone_in_bucket, rhythm=Rhythm(silence=1.0))
+    monkeypatch.setattr("pipeline.object_storage.held_alone_in_bucket", quick)
+    outage = Thread(target=go_away_after_a_checkpoint, args=(bucket, f"{location}/checkpoints/iteration_000002"))
+    outage.start()
+    with pytest.raises(SystemExit) as stopped:
+        main(["--config", str(config), f"output_dir={bucket}/begun", "checkpoint.retry_seconds=1"])
+    outage.join()
+    told = f"{capsys.readouterr().err}{stopped.value.code}"
+    assert f"continue with: python jobs/align.py --resume {location}" in told
+    assert "tried again for 1 s" in told and "what is missing there stays in" in told
+    bucket.come_back()
+    assert not exists(f"{location}/adapter")
+
+    main(["--resume", location])
+    on_disk, in_bucket = (
+        [(line["iteration"], line["adapter_sha256"]) for line in map(json.loads, text.splitlines())]
+        for text in ((undisturbed_run[1] / "metrics.jsonl").read_text(), read_text(f"{location}/metrics.jsonl"))
+    )
+    assert in_bucket == on_disk and len(in_bucket) == ITERATIONS
     assert not (tmp_path / "guided").exists()
-    on_disk = json.loads((undisturbed_run[1] / "metrics.jsonl").read_text().splitlines()[0])
-    (in_bucket,) = map(json.loads, read_text(f"{bucket}/begun/guided/metrics.jsonl").splitlines())
-    assert in_bucket["adapter_sha256"] == on_disk["adapter_sha256"]
     expected = {
         *("config.yaml", "environment.json", "prompts.json", "log.jsonl", "report.html", "summary.json"),
         *("adapter/pytorch_lora_weights.safetensors", "before_after.png", "samples/iteration_000000.png"),
-        *("checkpoints/iteration_000001/manifest.json", "records/iteration_000000_worker_000.parquet"),
+        *(f"checkpoints/iteration_{ITERATIONS:06d}/manifest.json", "records/iteration_000000_worker_000.parquet"),
     }
     found = keys("begun/guided/")
     assert expected <= set(found) and any(key.startswith("tensorboard/") for key in found)
+
+
+def go_away_after_a_checkpoint(bucket: Bucket, checkpoint: str) -> None:
+    wait_until(lambda: exists(f"{checkpoint}/manifest.json"))
+    bucket.go_away()
 
 
 @pytest.mark.slow

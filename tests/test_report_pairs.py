@@ -18,6 +18,7 @@ from pipeline.report.held_out import rows_over_seeds
 from pipeline.report.history import read_run
 from pipeline.report.method_differences import method_differences
 from pipeline.report.pairs import PAIRS_FILE, read_pairs, share_base, share_pairs
+from pipeline.training_record import training_record
 
 
 def pairs_of(aligned, measure="clip", kind="reward", images=2) -> pd.DataFrame:
@@ -100,6 +101,23 @@ def test_methods_are_compared_pair_by_pair_and_seed_by_seed(tmp_path):
     assert section.tables[0].rows[0][:3] == ("clip", first, second)
     (budget,) = [section for section in build_report(comparison).sections if section.title == "Budget"]
     assert budget.paragraphs == ("Rollouts and learning of all runs took 40 s together.",)
+
+
+def test_a_reward_that_preferred_the_pairs_was_trained_on(tmp_path):
+    method = {"name": "diffusion_dpo", "data": "pairs", "preferred_by_reward": True}
+    scores = pairs_of([1.0, 2.0, 3.0, 4.0])
+    folders = [
+        write_run(tmp_path / "a", 0, scores),
+        write_run(tmp_path / "b", 0, scores, method=method, learner={"minibatch_size": 32}),
+    ]
+    (folders[1] / "metrics.jsonl").write_text(json.dumps({"iteration": 0, "seconds": 1.0}) + "\n")
+    runs = [read_run(folder) for folder in folders]
+    assert [reward.name for reward in training_record(runs[1].settings).rewards] == ["clip"]
+    comparison = compare(runs)
+    (row,) = method_differences(comparison)
+    assert row.trained and row.measure == "clip"
+    (section,) = [one for one in build_report(comparison).sections if one.title == "Method against method"]
+    assert "not from a reward" not in section.paragraphs[0] and section.tables != ()
 
 
 def test_a_method_that_learnt_from_pairs_of_images_is_not_said_to_have_trained_on_the_reward(tmp_path):

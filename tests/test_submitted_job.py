@@ -18,6 +18,8 @@ from ray._private.runtime_env.packaging import create_package
 from ray_head import RayHead, ray_head
 from settings import miniature_values
 
+from pipeline.environment import checksum_of_code
+
 pytest_plugins = ["model_fixtures"]
 
 ITERATIONS, FEWER_ITERATIONS = 16, 3
@@ -134,6 +136,7 @@ def test_a_submitted_run_is_followed_and_stopped_and_submitted_again_to_its_end_
     assert [line["iteration"] for line in finished(folder)] == list(range(ITERATIONS))
     assert (folder / "adapter" / "pytorch_lora_weights.safetensors").is_file()
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    assert environment["git"] is None and environment["code_sha256"] == checksum_of_code(REPOSITORY)
     assert environment["cluster"]["mode"] == "joined" and head.environment["RAY_AUTH_TOKEN"] not in str(environment)
 
     followed = head.ray("job", "logs", "--address", head.address, "--follow", "other")

@@ -72,6 +72,18 @@ def test_the_closed_form_is_the_difference_of_four_log_probabilities(
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=0, atol=1e-3 * scale)
 
 
+def test_a_deviation_of_each_sample_may_have_the_axes_of_a_latent() -> None:
+    policy, reference, winner, loser = pair((3, 2, 4, 4), 0.5, 0.1, seed=0)
+    deviation = torch.tensor([0.3, 0.4, 0.5])
+    losses = [
+        tailorpo_loss(policy, reference, winner, loser, std, ratio_clip=clip)
+        for std in (deviation, deviation[:, None, None, None])
+        for clip in (None, 0.2)
+    ]
+    torch.testing.assert_close(losses[0], losses[2], rtol=0, atol=0)
+    torch.testing.assert_close(losses[1], losses[3], rtol=0, atol=0)
+
+
 @given(shape=SHAPES, std=st.floats(0.1, 1.0), reduction=REDUCTIONS, seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_margin_and_ratios_agree_with_the_log_probabilities_of_the_pipeline(

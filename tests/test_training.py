@@ -280,3 +280,10 @@ def test_more_workers_than_a_fixed_cluster_can_hold_are_refused(settings, ray_se
     with pytest.raises(ValueError, match="this cluster of fixed size has") as refusal:
         check_room(settings.model_copy(update={"rollout": crowd}))
     assert "999" in str(refusal.value) and "rollout" in str(refusal.value)
+
+
+def test_more_workers_than_there_is_memory_for_are_refused(settings, ray_session):
+    """On a Ray that was started for the run, which is told of as many CPUs as they ask for."""
+    crowd = settings.rollout.model_copy(update={"min_workers": 5000, "max_workers": 5000, "num_cpus": 0.001})
+    with pytest.raises(ValueError, match=r"5000 of rollout and .* GiB of memory at the least, and .* fixed size"):
+        check_room(settings.model_copy(update={"rollout": crowd}))

@@ -24,13 +24,26 @@ pytest_plugins = ["crew_fixtures", "model_fixtures"]
 pytestmark = pytest.mark.slow
 
 
+HICCUPS = "evaluation_rewards:Hiccups"
+
+
 @pytest.fixture(scope="module")
-def settings(miniature_model: Path, miniature_clip: Path) -> RunSettings:
-    """TailorPO-G guided by one reward and ranked by two, in units that are measured as the run goes on."""
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file without which the third reward returns NaN once."""
+    return tmp_path_factory.mktemp("hiccups") / "asked"
+
+
+@pytest.fixture(scope="module")
+def settings(miniature_model: Path, miniature_clip: Path, asked: Path) -> RunSettings:
+    """TailorPO-G guided by one reward and ranked by three, in units that are measured as the run goes on."""
     return miniature_settings(
         miniature_model,
         iterations=3,
-        reward=[{"name": "clip", "path": str(miniature_clip)}, {"name": "jpeg_compressibility", "weight": 0.5}],
+        reward=[
+            {"name": "clip", "path": str(miniature_clip)},
+            {"name": "jpeg_compressibility", "weight": 0.5},
+            {"name": HICCUPS, "path": str(asked), "weight": 0.25},
+        ],
         reward_normalisation="running",
         method={"guidance": {}},
         rollout={"trajectories": 16, "batch_size": 4, "min_workers": 2, "max_workers": 2},
@@ -39,8 +52,9 @@ def settings(miniature_model: Path, miniature_clip: Path) -> RunSettings:
 
 
 @pytest.fixture(scope="module")
-def expected(settings: RunSettings) -> list[str]:
-    """The checksum of every published adapter, from one process with one thread."""
+def expected(settings: RunSettings, asked: Path) -> list[str]:
+    """The checksum of every published adapter, from one process with one thread and a reward that returns no NaN."""
+    asked.touch()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     published = align_in_process(settings)
@@ -48,12 +62,16 @@ def expected(settings: RunSettings) -> list[str]:
     return [checksum_of(adapter) for adapter in published[1:]]
 
 
-def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(settings, expected, crew, tmp_path):
+def test_the_actors_equal_one_process_though_a_reward_returns_nan_once_and_the_evaluation_shows_every_reward(
+    settings, expected, asked, crew, tmp_path
+):
     run = fresh(crew, tmp_path, settings)
+    asked.unlink()
     inputs = read_inputs(settings)
     train(settings, inputs, run, tmp_path)
     metrics = metrics_in(tmp_path)
     assert [line["adapter_sha256"] for line in metrics] == expected
+    assert asked.exists() and metrics[-1]["garbled/reward"] == 1
     assert metrics[0]["reward_scale/clip"] == 1.0
     assert len({line["reward_scale/jpeg_compressibility"] for line in metrics}) == 3
     assert metrics[1]["reward_centre/clip"] == metrics[0]["reward/clip"]
@@ -61,7 +79,9 @@ def test_the_actors_equal_one_process_and_the_evaluation_shows_every_reward(sett
 
     ticket = ray.get(run.store.current.remote())
     evaluation = asyncio.run(evaluate(settings, inputs.prompts.held_out, run.rollout_fleet, run.reward_fleet, ticket))
-    assert list(evaluation.rewards) == [WEIGHTED_SUM, "clip", "jpeg_compressibility", "jpeg_incompressibility"]
+    assert list(evaluation.rewards) == [
+        *(WEIGHTED_SUM, "clip", "jpeg_compressibility", HICCUPS, "jpeg_incompressibility")
+    ]
     rows = evaluation.rewards
     assert rows["jpeg_compressibility"].base_mean == pytest.approx(-rows["jpeg_incompressibility"].base_mean)
     weights = ticket.normalisation.coefficients

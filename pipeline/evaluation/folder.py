@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from pipeline.config_loading import parse_as
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.pictures import change_pictures
 from pipeline.evaluation.prompt_table import pair_table, prompt_table
@@ -36,7 +37,7 @@ def open_folder(settings: AdapterEvaluationSettings, directory: Path) -> None:
     values = settings.model_dump(mode="json")
     path = directory / SETTINGS_FILE
     if path.is_file():
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = _as_written_today(yaml.safe_load(path.read_text(encoding="utf-8")))
         differing = [key for key in values if key not in PLACEMENT | {"adapters"} and not _same(found, values, key)]
         if differing:
             raise ValueError(
@@ -44,6 +45,14 @@ def open_folder(settings: AdapterEvaluationSettings, directory: Path) -> None:
                 "settings of its evaluation.yaml"
             )
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _as_written_today(values: Any) -> Mapping[str, Any]:
+    """Settings as this version writes them: one that did not exist when they were written has its default."""
+    try:
+        return parse_as(AdapterEvaluationSettings, values).model_dump(mode="json")
+    except ValueError as error:
+        raise ValueError(f"the folder's {SETTINGS_FILE} cannot be read: {error}; give another --output") from error
 
 
 def _same(found: Mapping[str, Any], values: Mapping[str, Any], key: str) -> bool:

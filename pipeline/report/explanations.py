@@ -93,7 +93,7 @@ NO_ENVIRONMENT = "The run folders do not tell what they ran on."
 def learning_from_pairs(labels: Sequence[str]) -> list[str]:
     """A sentence about the methods that train on no reward; nothing where there are none."""
     verb = "learns" if len(labels) == 1 else "learn"
-    return [f"{listed(labels)} {verb} from given pairs of images, whoever preferred one."] if labels else []
+    return [f"{listed(labels)} {verb} from pairs of images, not from a reward."] if labels else []
 
 
 def points_are_means(block: int) -> str:

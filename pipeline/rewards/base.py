@@ -20,6 +20,10 @@ class NonFiniteScoreError(RewardError):
     """
 
 
+class NonFiniteImageError(NonFiniteScoreError):
+    """The decoded image has NaN or infinite pixels: the policy has diverged, and no reward is at fault."""
+
+
 class Reward(ABC):
     """A frozen scorer of images against their prompts.
 
