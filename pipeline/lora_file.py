@@ -80,7 +80,8 @@ def read_lora(path: str) -> LoraFile:
     if strangers:
         raise ValueError(
             f"{len(strangers)} of {len(tensors)} weights of the adapter {path!r} are of networks that a "
-            f"StableDiffusionPipeline does not have, the first being {strangers[0]}; it belongs to another architecture"
+            f"StableDiffusionPipeline does not have, the first being {strangers[0]}; it belongs to another "
+            "architecture: give one that was made for Stable Diffusion"
         )
     # Numbers of kohya's files are scalars of NumPy or torch.
     return LoraFile(tensors, {name: float(alpha) for name, alpha in alphas.items()} if alphas else None, metadata)

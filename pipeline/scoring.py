@@ -153,7 +153,7 @@ def check_scores(scores: Tensor, prompts: Sequence[str], reward_name: str) -> Te
     if tuple(scores.shape) != (len(prompts),):
         raise RewardError(
             f"reward {reward_name!r} returned the shape {tuple(scores.shape)} instead of ({len(prompts)},) "
-            f"for the prompts starting with {prompts[0]!r}"
+            f"for the prompts starting with {prompts[0]!r}; score returns one number for each image"
         )
     checked = scores.detach().to("cpu", torch.float32)
     finite = torch.isfinite(checked)

@@ -26,6 +26,7 @@ from pipeline.optimiser import NonFiniteGradientError
 from pipeline.prompts import SampleBatch
 from pipeline.scoring import AsyncScorer
 from pipeline.step_preferences import trainable_pairs
+from pipeline.transitions import gaussian_log_prob
 
 pytest_plugins = ["model_fixtures"]
 
@@ -135,6 +136,31 @@ def test_the_gradient_is_that_of_the_mean_loss(run_settings: RunSettings, table:
     found = torch.cat([moments[f"adamw.exp_avg.{name}"].flatten() for name in policy.adapter_parameters()])
     clip = min(1.0, 1.0 / expected.norm().item())
     torch.testing.assert_close(found, 0.1 * clip * expected, rtol=1e-3, atol=1e-4 * found.abs().max().item())
+
+
+def test_the_gradient_is_that_of_two_forwards_and_two_of_the_reference(
+    run_settings: RunSettings, table: pa.Table
+) -> None:
+    """Winner's and loser's log-probabilities by calls of their own, of the policy and of the network without adapter.
+
+    The learner makes one call for both, and takes the reference's from the rollout.
+    """
+    policy, pairs = make_policy(run_settings, 0.2), trainable_pairs(table)
+
+    def log_prob(sample: str) -> Tensor:
+        output = policy.forward(pairs["x_t"], pairs["step"], pairs.prompts)
+        return gaussian_log_prob(pairs[sample], *policy.transition.mean_std(output, pairs["x_t"], pairs["step"]))
+
+    with policy.reference(), torch.no_grad():
+        reference = {sample: log_prob(sample) for sample in ("winner", "loser")}
+    ratios = {sample: log_prob(sample) - reference[sample] for sample in ("winner", "loser")}
+    losses = torch.nn.functional.softplus(-run_settings.method.beta * (ratios["winner"] - ratios["loser"]))
+    losses.sum().backward()
+    expected = torch.cat([value.grad.flatten() for value in policy.adapter_parameters().values()])
+    found = gradient(run_settings, table, "float32", run_settings.method.beta)
+    assert expected.abs().max() > 0
+    # A log-probability is a hundred times the ratio that is left of it in the difference.
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
 def gradient(run_settings: RunSettings, table: pa.Table, dtype: str, beta: float, **learner: Any) -> Tensor:

@@ -1,14 +1,18 @@
 """Prompts in columns of data sets, read by Ray Data."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from actors.cluster import ClusterInfo
 from actors.prompts import prompts_of_run, read_prompt_column
+from actors.tables import read_table
+from pipeline.data_files import locate_data
 from pipeline.prompt_sets import save_prompt_sets
 from pipeline.prompt_settings import PromptColumnSettings, PromptSettings
 
@@ -47,7 +51,7 @@ def test_a_run_splits_a_data_set_and_is_resumed_with_the_same_prompts(data_set: 
     assert prompts_of_run(settings, run) == sets
 
 
-@pytest.mark.parametrize(
+FORMATS = pytest.mark.parametrize(
     ("name", "text"),
     [
         ("a.csv", 'n,prompt\n1,"a fox,\nasleep"\n2,\n3,a cat\n'),
@@ -57,9 +61,27 @@ def test_a_run_splits_a_data_set_and_is_resumed_with_the_same_prompts(data_set: 
         ("a.json", '["a fox, asleep", "a cat"]'),
     ],
 )
+
+
+@FORMATS
 def test_every_format_is_read(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert read(tmp_path / name) == ["a fox, asleep", "a cat"]
+
+
+@FORMATS
+def test_every_format_is_read_through_a_file_system_such_as_the_hub_s(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text if name != "a.json" else '[{"prompt": "a fox, asleep"}, {"prompt": "a cat"}]')
+    here = locate_data(str(tmp_path / name))
+    there = replace(here, filesystem=LocalFileSystem())
+    on_disk, through = ([row["prompt"] for row in read_table(files, ["prompt"]).take_all()] for files in (here, there))
+    assert through == on_disk and through[-1] == "a cat"
+
+
+def test_parquet_is_read_through_a_file_system_such_as_the_hub_s(data_set: Path) -> None:
+    files = replace(locate_data(str(data_set)), filesystem=LocalFileSystem())
+    rows = [row["Prompt"] for row in read_table(files, ["Prompt"]).take_all()]
+    assert len(rows) == 44 and rows[0] == "prompt 0 0" and rows[-1] is None
 
 
 def test_a_column_that_is_not_text_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Small parts of the report: numbers in words, looks that can be told apart, templates that travel with the package."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,19 @@ LABELS = ["costs $5", "$\\frac{1$ of $2", "_private", "__", "-_ a & b <c>", "a_{
 
 def words_of(document: str) -> str:
     return "\n".join(ElementTree.fromstring(document).itertext())
+
+
+def heights_of_band(low: list[float], high: list[float]) -> set[str]:
+    """Where the filled area of a chart has corners, above the lower edge of the page."""
+    x, mean = np.array([0.0, 10.0]), np.array([1.0, 2.0])
+    document = line_chart([Curve("", Band(x, mean, np.array(low), np.array(high)))], "iterations", "reward")
+    (area,) = re.findall(r'<g id="FillBetweenPolyCollection_1">.*?\bd="(.*?)"', document, flags=re.DOTALL)
+    return set(re.findall(r"[ML] \S+ (\S+)", area))
+
+
+def test_a_band_is_as_high_as_the_range_of_its_runs():
+    assert len(heights_of_band([0.5, 1.5], [1.25, 2.25])) == 4
+    assert len(heights_of_band([1.0, 2.0], [1.0, 2.0])) == 2
 
 
 def test_labels_are_written_as_they_are():

@@ -85,11 +85,12 @@ def test_gradient_equals_finite_differences_in_float64(checkpoint: Path) -> None
     assert_gradient_equals_finite_differences(reward.ratings, 0.2 + 0.6 * smooth_images(2, 40, 44))
 
 
-def test_a_half_precision_tower_returns_float32_scores(reward: Aesthetic, checkpoint: Path) -> None:
-    half = Aesthetic.load(str(checkpoint), CPU, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_tower_returns_float32_scores(reward: Aesthetic, checkpoint: Path, dtype: torch.dtype) -> None:
+    half = Aesthetic.load(str(checkpoint), CPU, dtype)
     images = smooth_images(2, SIDE, SIDE)
     scores = half.score(images, ["", ""])
-    assert half.projection.weight.dtype == torch.bfloat16
+    assert half.projection.weight.dtype == dtype
     assert half.head.weight.dtype == scores.dtype == torch.float32
     torch.testing.assert_close(scores, reward.score(images, ["", ""]), rtol=0.05, atol=0.05)
 

@@ -109,11 +109,12 @@ def test_gradient_reaches_float32_images_and_leaves_the_model_alone(reward: Clip
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in reward.model.parameters())
 
 
-def test_half_precision_towers_return_float32_scores(reward: ClipReward, checkpoint: Path) -> None:
-    half = ClipReward.load(str(checkpoint), CPU, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_towers_return_float32_scores(reward: ClipReward, checkpoint: Path, dtype: torch.dtype) -> None:
+    half = ClipReward.load(str(checkpoint), CPU, dtype)
     images = smooth_images(2, SIDE, SIDE)
     scores = half.score(images, PROMPTS[:2])
-    assert half.model.vision_model.dtype == half.model.text_model.dtype == torch.bfloat16
+    assert half.model.vision_model.dtype == half.model.text_model.dtype == dtype
     assert torch.equal(half.factor(), reward.factor())  # rounded, it would shift every score by up to 1 %
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, reward.score(images, PROMPTS[:2]), rtol=0.05, atol=0.05)

@@ -117,6 +117,28 @@ def test_the_files_of_the_versions_are_not_mistaken_for_each_other(published: Pa
         HPSv2.check_path(str(tmp_path / "HPS_v2.1_compressed.pt"))
 
 
+def test_version_2_1_is_the_same_network_under_its_own_file_name(
+    reward: HPSv2, published: Path, tmp_path: Path
+) -> None:
+    for file in published.iterdir():
+        (tmp_path / file.name.replace("v2_", "v2.1_")).write_bytes(file.read_bytes())
+    later = load_reward("hpsv2.1", str(tmp_path), CPU, torch.float32)
+    images = smooth_images(2, 40, 52)
+    torch.testing.assert_close(later.score(images, PROMPTS[:2]), reward.score(images, PROMPTS[:2]), rtol=0, atol=0)
+    pixels = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(later.score(pixels, PROMPTS[:2]).sum(), pixels)
+    assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_towers_return_float32_scores(reward: HPSv2, published: Path, dtype: torch.dtype) -> None:
+    half = HPSv2.load(str(published), CPU, dtype)
+    images = smooth_images(2, 40, 52)
+    scores = half.score(images, PROMPTS[:2])
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, reward.score(images, PROMPTS[:2]), rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -198,10 +198,11 @@ def test_prompts_are_tokenised_once(checkpoint: Path) -> None:
     assert reward._tokens.cache_info().misses == 3
 
 
-def test_half_precision_towers_keep_a_float32_head(checkpoint: Path, reward: ImageReward) -> None:
-    half = ImageReward.load(str(checkpoint), CPU, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_towers_keep_a_float32_head(checkpoint: Path, reward: ImageReward, dtype: torch.dtype) -> None:
+    half = ImageReward.load(str(checkpoint), CPU, dtype)
     scores = half.score(images_of(3), PROMPTS)
-    assert half.network.visual_encoder.dtype == half.network.text_encoder.dtype == torch.bfloat16
+    assert half.network.visual_encoder.dtype == half.network.text_encoder.dtype == dtype
     assert {parameter.dtype for parameter in half.network.head.parameters()} == {torch.float32}
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, reward.score(images_of(3), PROMPTS), rtol=0.1, atol=0.1)

@@ -253,9 +253,12 @@ def test_scores_of_one_image_do_not_move_another(reward: SpoStepAware) -> None:
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in reward.model.parameters())
 
 
-def test_half_precision_rounds_the_towers_and_not_the_scale(checkpoint: Path, reward: SpoStepAware) -> None:
-    half = SpoStepAware.load(str(checkpoint), CPU, torch.bfloat16)
-    assert half.model.vision_model.dtype == half.model.text_model.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_the_towers_and_not_the_scale(
+    checkpoint: Path, reward: SpoStepAware, dtype: torch.dtype
+) -> None:
+    half = SpoStepAware.load(str(checkpoint), CPU, dtype)
+    assert half.model.vision_model.dtype == half.model.text_model.dtype == dtype
     assert half.model.logit_scale.exp().item() == pytest.approx(100, rel=1e-3)
     scores = half.score_at(images_of(3), PROMPTS, TIMES)
     assert scores.dtype == torch.float32

@@ -43,7 +43,10 @@ def check_evaluation(settings: AdapterEvaluationSettings) -> int:
         try:
             check_lora_fits(read_lora(adapter.path), model.path, model.revision)
         except ValueError as error:
-            raise ValueError(f"adapter {adapter.label!r} ({adapter.path}) and model {model.path!r}: {error}") from error
+            raise ValueError(
+                f"adapter {adapter.label!r} ({adapter.path}) and model {model.path!r}: {error}; give the model that "
+                "the adapter was made for by --model, or leave the adapter out"
+            ) from error
     return warn_of_long_prompts(model, prompts)
 
 

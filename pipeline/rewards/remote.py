@@ -121,7 +121,9 @@ class HttpReward(Reward):
             )
         except MaxRetryError as error:
             raise RewardError(
-                f"reward {self.name!r}: no answer from {self.url} in {self.tries} tries: {error.reason}"
+                f"reward {self.name!r}: no answer from {self.url} in {self.tries} tries: {error.reason}; each had "
+                f"{self.timeout_s:g} s, and a server that is slow gets smaller calls by reward_actors.decode_chunk, or "
+                "more time by timeout_s of a subclass (docs/own_rewards.md)"
             ) from error
         except HTTPError as error:
             raise RewardError(f"reward {self.name!r}: no answer from {self.url}: {error}") from error
