@@ -64,7 +64,10 @@ def held_alone_in_bucket(
         ValueError: another process holds it, and still does so after `rhythm.patience`, or took it in the same moment;
             or the store refuses.
     """
-    sign = _Sign(location)
+    try:
+        sign = _Sign(location)
+    except OSError as error:
+        raise ValueError(f"nobody can tell who works on {location}: {error}") from error
     ended = threading.Event()
     giver = threading.Thread(target=_give_again_and_again, args=(sign, rhythm.beat, ended, on_loss), daemon=True)
     try:
