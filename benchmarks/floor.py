@@ -44,7 +44,13 @@ class BareCalls:
         reward = load_reward(trained.name, trained.path, device, dtype, trained.scale)
         pool = settings.reward_actors
         decoder = LatentDecoder.load(
-            settings.model.path, device, dtype, pool.decode_chunk, pool.gradient_chunk, pool.step_decoder
+            settings.model.path,
+            device,
+            dtype,
+            pool.decode_chunk,
+            pool.gradient_chunk,
+            pool.step_decoder,
+            settings.model.revision,
         )
         self.scorer = LatentScorer(decoder, reward)
         prompts = load_train_prompts(settings.prompts.train)

@@ -107,7 +107,9 @@ def load_scorer(settings: RunSettings) -> InProcessScorer:
         raise ValueError(f"this compares gradients of one reward, not of {settings.reward_title}; name one")
     (trained,) = settings.rewards
     device, dtype = resolve_device(settings.model.device), resolve_dtype(settings.model.dtype)
-    decoder = LatentDecoder.load(settings.model.path, device, dtype, settings.reward_actors.decode_chunk)
+    decoder = LatentDecoder.load(
+        settings.model.path, device, dtype, settings.reward_actors.decode_chunk, revision=settings.model.revision
+    )
     reward = load_reward(trained.name, trained.path, device, dtype, trained.scale)
     return InProcessScorer(LatentScorer(decoder, reward))
 

@@ -57,10 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
         check_plan(plan, load_prompt_sets(plan.folder) if options.resume else None)
         if options.dry_run:
             print_plan(plan)
-        elif options.resume:
-            run(plan, resumes=True)
         else:
-            run(with_its_model_pinned(plan), resumes=False)
+            run(plan, resumes=options.resume is not None)
 
 
 def resolve_plan(options: argparse.Namespace) -> Plan:
@@ -118,13 +116,6 @@ def check_plan(plan: Plan, kept: PromptSets | None) -> None:
             sweep_prompts(plan, found)
 
 
-def with_its_model_pinned(plan: Plan) -> Plan:
-    """`at_one_commit`, which takes seconds to import."""
-    from pipeline.comparison.model_commit import at_one_commit
-
-    return at_one_commit(plan)
-
-
 def print_plan(plan: Plan) -> None:
     """The resolved comparison, and what its runs cost."""
     from pipeline.comparison.overview import overview
@@ -141,6 +132,7 @@ def run(plan: Plan, resumes: bool) -> None:
     """
     # torch, diffusers and Ray take seconds to import; a misspelt key should not have to wait for them.
     from actors.cluster import refuse_fleeting_folder
+    from pipeline.comparison.model_commit import at_one_commit
     from pipeline.comparison.reporting import write_comparison_report
     from pipeline.comparison.stopwatch import Stopwatch
 
@@ -149,6 +141,7 @@ def run(plan: Plan, resumes: bool) -> None:
         if not resumes:
             # Another process may have begun it while this one waited.
             refuse_existing(plan.folder)
+            plan = at_one_commit(plan)
         stopwatch = Stopwatch(plan.folder)
 
         def note_and_say(text: str) -> None:

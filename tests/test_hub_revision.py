@@ -12,10 +12,10 @@ from settings import miniature_settings, miniature_values
 from torch import nn
 
 from actors.cluster import ClusterInfo
-from jobs import align
+from jobs import align, compare
 from pipeline.adapter import BareAdapter
 from pipeline.comparison.model_commit import at_one_commit
-from pipeline.comparison.plan import make_plan
+from pipeline.comparison.plan import Plan, make_plan
 from pipeline.comparison.settings import ComparisonSettings
 from pipeline.config import LoraSettings, ModelSettings, RunSettings, SamplingSettings
 from pipeline.config_loading import parse_as
@@ -113,8 +113,14 @@ def test_a_run_looks_its_commit_up_once_and_keeps_it(
     assert [settings.model.revision for settings in begun] == [COMMIT, COMMIT]
 
 
+class BegunError(Exception):
+    """The comparison would begin now."""
+
+
 @pytest.mark.parametrize("commit", [NEWER, "1" * 40, "12345e" + "6" * 34])
-def test_all_runs_of_a_comparison_have_one_commit(hub: OfflineHub, before: Path, tmp_path: Path, commit: str) -> None:
+def test_all_runs_of_a_comparison_have_one_commit(
+    hub: OfflineHub, before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str
+) -> None:
     hub.add(HUB_ID, *before.iterdir(), commit=commit)
     base = tmp_path / "base.yaml"
     base.write_text(yaml.safe_dump(miniature_values(Path(HUB_ID)) | {"model": {"path": HUB_ID}}))
@@ -126,7 +132,16 @@ def test_all_runs_of_a_comparison_have_one_commit(hub: OfflineHub, before: Path,
         "budget": {"unit": "trajectories", "amount": 8},
     }
     plan = make_plan(parse_as(ComparisonSettings, values), tmp_path / "comparison")
-    pinned = at_one_commit(plan)
+    begun: list[Plan] = []
+
+    def begin(plan: Plan, *_: Any) -> None:
+        begun.append(plan)
+        raise BegunError
+
+    monkeypatch.setattr(compare, "make_and_evaluate", begin)
+    with pytest.raises(BegunError):
+        compare.run(plan, resumes=False)
+    (pinned,) = begun
     assert [cell.settings.model.revision for cell in pinned.cells] == [commit, commit]
     assert at_one_commit(pinned) == pinned
 
