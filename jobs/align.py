@@ -21,6 +21,7 @@ from pipeline.object_storage import (
     read_text,
     working_folder,
 )
+from pipeline.own_classes import look_in_the_working_directory
 from pipeline.patience import Patience, StorageError
 from pipeline.run_folder import CONFIG_FILE, LOG_FILE
 from pipeline.stopping import StopRequest
@@ -44,6 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run the job; a fault of the user's ends it with one readable message."""
     be_quiet()
+    look_in_the_working_directory()
     options = parse_arguments(arguments)
     with one_readable_message():
         settings, location = resolve_run(options)

@@ -25,6 +25,7 @@ from pipeline.comparison.loading import (
 from pipeline.comparison.outcome import Outcome, closing_error
 from pipeline.comparison.plan import RUNS_FOLDER, Plan, PlannedRun, make_plan
 from pipeline.config_loading import dump_settings
+from pipeline.own_classes import look_in_the_working_directory
 from pipeline.prompt_sets import PromptSets, load_prompt_sets
 from pipeline.run_lock import held_alone
 from pipeline.secrets import redact
@@ -51,6 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run the job; a fault of the user's ends it with one readable message."""
     be_quiet()
+    look_in_the_working_directory()
     options = parse_arguments(arguments)
     with one_readable_message():
         plan = resolve_plan(options)

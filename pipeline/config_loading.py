@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config import REWARD_TAGS, RunSettings
 from pipeline.config_files import read_config
+from pipeline.method_settings import OWN_METHOD
 from pipeline.prompt_settings import PROMPT_TAGS
 from pipeline.secrets import refuse_secrets
 from pipeline.settings import Settings
@@ -57,7 +58,7 @@ def parse_as(model: type[Model], values: dict[str, Any]) -> Model:
     try:
         settings = model.model_validate(values)
     except ValidationError as error:
-        faults = [_explain(fault, model) for fault in error.errors()]
+        faults = [explain(fault, model) for fault in error.errors()]
         raise ValueError("\n".join(faults)) from None
     refuse_secrets(settings)
     return settings
@@ -101,8 +102,16 @@ def _place(section: dict[str, Any] | list[Any], name: str, override: str) -> str
     return int(name)
 
 
-def _explain(fault: Any, root: type[BaseModel]) -> str:
+def explain(fault: Any, root: type[BaseModel], within: str = "") -> str:
+    """What to change in a configuration, for one of pydantic's errors.
+
+    Args:
+        fault: an entry of `ValidationError.errors()`.
+        root: what was validated.
+        within: the dotted key of the section that `root` is, where it is not the whole configuration.
+    """
     key, section = _locate(fault["loc"], root)
+    key = ".".join(filter(None, (within, key)))
     if fault["type"] == "extra_forbidden":
         known = list(section.model_fields)
         nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
@@ -120,7 +129,7 @@ def _locate(location: Sequence[int | str], root: type[BaseModel]) -> tuple[str, 
     section = root
     choices: list[type[BaseModel]] = []
     key = []
-    for name in (part for part in location if part not in (*REWARD_TAGS, *PROMPT_TAGS)):
+    for name in (part for part in location if part not in (*REWARD_TAGS, *PROMPT_TAGS, OWN_METHOD)):
         if choices and name in (tags := {choice.model_fields["name"].default: choice for choice in choices}):
             # Where a section is one of several kinds, pydantic puts the kind's name into the location.
             section, choices = tags[name], []

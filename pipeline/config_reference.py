@@ -1,6 +1,6 @@
 """docs/configuration.md, from the sentences that stand under the settings themselves: `make docs` writes it."""
 
-from inspect import cleandoc
+from inspect import cleandoc, isabstract
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -30,6 +30,9 @@ prints what results, with the arithmetic of the run. Unknown keys are refused.
 A file may build on another: `extends: base/sd15.yaml`, relative to the file that says so. Its sections are merged key
 by key over those of the base. A list replaces the base's, and so does a section of another kind (the `name` of a method
 or a reward). The run folder keeps what results, without a trace of the base.
+
+`method.name` and `reward.name` may also be `module:Class`, a [method](own_methods.md) or a [reward](own_rewards.md) of
+your own; such a method's section takes the settings that it declares.
 
 This page is made by `make docs` from `pipeline/config.py`, `pipeline/comparison/settings.py` and
 `pipeline/evaluation/settings.py`.
@@ -83,7 +86,8 @@ def _sections(model: type[BaseModel], path: str) -> list[tuple[str, type[BaseMod
         nested = sections_of(field.annotation)
         if _is_list(field) and len(nested) == 1:
             continue
-        for kind in nested:
+        # An abstract one stands for those that lie outside the project.
+        for kind in (kind for kind in nested if not isabstract(kind)):
             (_, own), *below = _sections(kind, f"{path}.{key}".lstrip("."))
             name = f" with `name: {kind.model_fields['name'].default}`" if len(nested) > 1 else ""
             found += [(f"`{path}.{key}`".replace("`.", "`") + name, own), *below]

@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, model_validator
 
+from pipeline.own_classes import is_own
 from pipeline.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
 from pipeline.trajectory_work import TrajectoryWork
 
@@ -29,6 +30,7 @@ class MethodSettings(Settings, ABC):
     draws_images: ClassVar[bool] = True
 
     name: str
+    """Which algorithm: module:Class for one of your own."""
 
     @property
     @abstractmethod
@@ -358,9 +360,24 @@ class DiffusionDPOSettings(PairMethodSettings):
         return TrajectoryWork(policy_calls=0, reference_calls=1, decoded_images=0, learner_calls=1, record_latents=1.5)
 
 
+OWN_METHOD = "module:Class"
+"""The form of the name of a method of one's own, and what such methods are called among the others."""
+
+
 def _name_of(method: object) -> object:
     """Which method a section of the configuration means; TailorPO where it gives no name."""
-    return method.get("name", "tailorpo") if isinstance(method, dict) else getattr(method, "name", "tailorpo")
+    name = method.get("name", "tailorpo") if isinstance(method, dict) else getattr(method, "name", "tailorpo")
+    return OWN_METHOD if isinstance(name, str) and is_own(name) else name
+
+
+def _own_settings(method: object) -> object:
+    """The settings that belong to a method of one's own."""
+    if not isinstance(method, dict):
+        return method
+    # Only where one is named: the methods need torch, and this module does not.
+    from pipeline.methods.own import own_settings
+
+    return own_settings(method)
 
 
 AnyMethod = Annotated[
@@ -368,7 +385,8 @@ AnyMethod = Annotated[
     | Annotated[D3POSettings, Tag("d3po")]
     | Annotated[DDPOSettings, Tag("ddpo")]
     | Annotated[SPOSettings, Tag("spo")]
-    | Annotated[DiffusionDPOSettings, Tag("diffusion_dpo")],
+    | Annotated[DiffusionDPOSettings, Tag("diffusion_dpo")]
+    | Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_own_settings), Tag(OWN_METHOD)],
     Discriminator(_name_of),
 ]
-"""The methods a configuration can name; a new one is added here."""
+"""The methods a configuration can name: those of the project, and one's own as module:Class."""

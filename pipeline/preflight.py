@@ -23,12 +23,12 @@ from pipeline.decoder import check_step_decoder
 from pipeline.evaluation.embedder import first_embedder
 from pipeline.faults import Faults
 from pipeline.method_settings import PairMethodSettings
+from pipeline.own_classes import is_own, own_module_path
 from pipeline.preference_pairs import check_pair_columns, locate_pairs
 from pipeline.prompt_sets import PromptSets, split_prompts
 from pipeline.prompt_settings import PromptSettings
 from pipeline.prompts import load_held_out_prompts, load_train_prompts
 from pipeline.rewards import reward_class
-from pipeline.rewards.own import is_own, own_module_path
 from pipeline.scheduler import load_scheduler
 from pipeline.tracking.trackers import check_trackers
 from pipeline.transitions import DDIMTransition
@@ -258,12 +258,13 @@ def _check_trained_rewards(settings: RunSettings) -> None:
 
 
 def own_modules(settings: RunSettings) -> list[Path]:
-    """Files and packages that rewards of the form module:Class come from; the workers import them too.
+    """Files and packages that a method and rewards of the form module:Class come from; the workers import them too.
 
     Raises:
         ValueError: such a reward cannot be imported.
     """
-    return own_modules_of((*settings.rewards, *settings.evaluation.rewards))
+    method = [own_module_path(settings.method.name)] if is_own(settings.method.name) else []
+    return sorted({*method, *own_modules_of((*settings.rewards, *settings.evaluation.rewards))})
 
 
 def own_modules_of(rewards: Sequence[RewardSettings]) -> list[Path]:
@@ -272,7 +273,10 @@ def own_modules_of(rewards: Sequence[RewardSettings]) -> list[Path]:
     Raises:
         ValueError: as `own_modules`.
     """
-    return sorted({own_module_path(reward.name) for reward in rewards if is_own(reward.name)})
+    names = [reward.name for reward in rewards if is_own(reward.name)]
+    for name in names:
+        reward_class(name)
+    return sorted({own_module_path(name) for name in names})
 
 
 def warn_of_long_prompts(model: ModelSettings, prompts: list[str]) -> int:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 from in_process import load_scorer
+from job_runs import REPOSITORY
 from peft.tuners.tuners_utils import BaseTunerLayer
 from policies import make_policy
 from preference_files import pair
@@ -157,6 +158,8 @@ def test_the_learner_calls_the_network_once_a_pair_and_the_reference_never(
         ("spo", 65, 16, 64, 16),
         # Its two images are two trajectories, which nobody samples.
         ("diffusion_dpo", 0, 2, 0, 2),
+        # The example of a method of one's own.
+        ("reward_weighted:RewardWeighted", 20, 0, 1, 20),
     ],
 )
 def test_other_methods_call_the_network_as_rarely_as_possible(
@@ -167,8 +170,10 @@ def test_other_methods_call_the_network_as_rarely_as_possible(
     reference_calls: int,
     images: int,
     learner_calls: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Calls for each sample, which is a pair of trajectories of D3PO and one trajectory of the others."""
+    monkeypatch.syspath_prepend(REPOSITORY / "examples" / "methods")
     trajectories = BATCH_SIZE * (2 if name in ("d3po", "diffusion_dpo") else 1)
     own_settings = {"spo": {"min_probability_gap": 0.0}, "diffusion_dpo": {"data": "nowhere"}}
     settings = miniature_settings(

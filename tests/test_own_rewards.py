@@ -119,9 +119,12 @@ def test_a_class_that_does_not_describe_itself_is_refused(folder: Path, changes:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("class Mine: pass", "is no subclass of pipeline.rewards.Reward"),
-        ("Mine = 3", "is no subclass of pipeline.rewards.Reward"),
-        ("from pipeline.rewards import Reward\nclass Mine(Reward): pass", "does not define load, score; pipeline/"),
+        ("class Mine: pass", "is no subclass of pipeline.rewards.base.Reward"),
+        ("Mine = 3", "is no subclass of pipeline.rewards.base.Reward"),
+        (
+            "from pipeline.rewards import Reward\nclass Mine(Reward): pass",
+            "does not define load, score; pipeline.rewards.base",
+        ),
         ("from pipeline.rewards import Reward\nclass Yours(Reward): pass", "has no class Mine; its rewards: Yours"),
         ("1 / 0", "importing broken failed with ZeroDivisionError: division by zero"),
         ("import nowhere_to_be_found", "importing broken failed with ModuleNotFoundError: No module named 'nowhere_to"),
@@ -219,13 +222,15 @@ SCORE_ON_A_CLUSTER = """
 import ray
 from pathlib import Path
 from actors.cluster import connect
-from pipeline.rewards.own import own_module_path
+from pipeline.own_classes import own_module_path
+from pipeline.rewards import reward_class
 
 @ray.remote
 def scale() -> float:
     from pipeline.rewards import reward_class
     return reward_class("mirror_symmetry:MirrorSymmetry").scale, str(Path.cwd())
 
+reward_class("mirror_symmetry:MirrorSymmetry")
 info = connect(own_modules=[own_module_path("mirror_symmetry:MirrorSymmetry")])
 assert info.mode == "joined"
 found, directory = ray.get(scale.remote())

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pipeline.config import RunSettings
+from pipeline.own_classes import is_own
 
 if TYPE_CHECKING:
     from pipeline.methods.base import Method
@@ -20,6 +21,10 @@ METHODS: dict[str, tuple[str, str]] = {
 
 def method_class(name: str) -> type["Method"]:
     """The class of the method `name`, which the configuration has checked."""
+    if is_own(name):
+        from pipeline.methods.own import own_method_class
+
+        return own_method_class(name)
     module, class_name = METHODS[name]
     found: type[Method] = getattr(import_module(module), class_name)
     return found

@@ -8,6 +8,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from pipeline.config import RunSettings
+from pipeline.method_settings import MethodSettings
 from pipeline.policy import Policy
 from pipeline.prompts import SampleBatch
 from pipeline.records import RecordRows, record_rows
@@ -26,9 +27,11 @@ class Method(ABC):
     """One algorithm. Rollout workers and the learner each make their own, from the same settings.
 
     Attributes:
+        settings_class: what `settings.method` is.
         diagnostic_names: the keys of `LossTerms.diagnostics`, whose means over an iteration are among its metrics.
     """
 
+    settings_class: ClassVar[type[MethodSettings]]
     diagnostic_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, settings: RunSettings) -> None:

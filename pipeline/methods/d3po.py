@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.config import RunSettings
 from pipeline.diagnostics import column_means
-from pipeline.method_settings import D3POSettings
+from pipeline.method_settings import D3POSettings, MethodSettings
 from pipeline.methods.base import LossTerms, Method
 from pipeline.noise import INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
@@ -27,6 +27,7 @@ NUMBER_COLUMNS = ("reference_log_prob_winner", "reference_log_prob_loser", "winn
 class D3PO(Method):
     """Preferences between whole trajectories that share their first noise alone."""
 
+    settings_class: ClassVar[type[MethodSettings]] = D3POSettings
     diagnostic_names: ClassVar[tuple[str, ...]] = ("implicit_accuracy", "margin", "clamped_ratios")
 
     def __init__(self, settings: RunSettings) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.config import RunSettings
 from pipeline.diagnostics import column_means
-from pipeline.method_settings import DDPOSettings
+from pipeline.method_settings import DDPOSettings, MethodSettings
 from pipeline.methods.base import LossTerms, Method
 from pipeline.noise import INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
@@ -24,6 +24,7 @@ from pipeline.transitions import gaussian_log_prob
 class DDPO(Method):
     """Proximal policy optimisation of the denoising chain; no reference, no pairs."""
 
+    settings_class: ClassVar[type[MethodSettings]] = DDPOSettings
     diagnostic_names: ClassVar[tuple[str, ...]] = ("clipped_share", "log_ratio", "squared_log_ratio")
 
     def __init__(self, settings: RunSettings) -> None:

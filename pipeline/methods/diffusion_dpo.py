@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.config import RunSettings
 from pipeline.diagnostics import column_means
 from pipeline.encoder import LatentEncoder, decode_images
-from pipeline.method_settings import DiffusionDPOSettings
+from pipeline.method_settings import DiffusionDPOSettings, MethodSettings
 from pipeline.methods.base import LossTerms, Method
 from pipeline.noise import INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
@@ -35,6 +35,7 @@ NO_STEP = -1
 class DiffusionDPO(Method):
     """Off-line preferences: the batch brings the images, and nothing is sampled or scored."""
 
+    settings_class: ClassVar[type[MethodSettings]] = DiffusionDPOSettings
     diagnostic_names: ClassVar[tuple[str, ...]] = ("implicit_accuracy", "margin", "winner_error", "loser_error")
 
     def __init__(self, settings: RunSettings) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import RunSettings
-from pipeline.method_settings import SPOSettings
+from pipeline.method_settings import MethodSettings, SPOSettings
 from pipeline.methods.base import LossTerms, Method
 from pipeline.methods.tailorpo import STEP_PREFERENCE_DIAGNOSTICS, step_preference_terms
 from pipeline.noise import INITIAL_STEP, SampleNoise
@@ -24,6 +24,7 @@ from pipeline.transitions import gaussian_log_prob
 class SPO(Method):
     """Best against worst of a pool drawn from one x_t; a random member, not the winner, continues."""
 
+    settings_class: ClassVar[type[MethodSettings]] = SPOSettings
     diagnostic_names: ClassVar[tuple[str, ...]] = STEP_PREFERENCE_DIAGNOSTICS
 
     def __init__(self, settings: RunSettings) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.config import RunSettings
 from pipeline.guidance import guidance_schedule, guide_winner
-from pipeline.method_settings import TailorPOSettings
+from pipeline.method_settings import MethodSettings, TailorPOSettings
 from pipeline.methods.base import LossTerms, Method
 from pipeline.noise import INITIAL_STEP, SampleNoise
 from pipeline.policy import Policy
@@ -35,6 +35,7 @@ STEP_PREFERENCE_DIAGNOSTICS = ("implicit_accuracy", "margin", "clamped_ratios", 
 class TailorPO(Method):
     """TailorPO; with `method.guidance` in the configuration, TailorPO-G."""
 
+    settings_class: ClassVar[type[MethodSettings]] = TailorPOSettings
     diagnostic_names: ClassVar[tuple[str, ...]] = STEP_PREFERENCE_DIAGNOSTICS
 
     def __init__(self, settings: RunSettings) -> None:

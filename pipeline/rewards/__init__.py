@@ -9,8 +9,9 @@ from importlib import import_module
 import torch
 
 from pipeline.config import RewardSettings, RunSettings
+from pipeline.own_classes import is_own
 from pipeline.rewards.base import Reward
-from pipeline.rewards.own import is_own, own_reward_class
+from pipeline.rewards.own import own_reward_class
 
 __all__ = ["REWARDS", "Reward", "aspect_labels", "load_reward", "reward_class", "reward_scale", "training_scale"]
 
