@@ -50,7 +50,8 @@ def before_after_grid(
     """Show pictures of the base model beside those of the aligned one, each pair under its prompt.
 
     All pictures have one size; small ones are enlarged by a whole factor with nearest neighbour, so that every
-    original pixel stays visible. The font that comes with Pillow has ASCII alone: other characters show as boxes.
+    original pixel stays visible. Characters of scripts that neither Pillow's font nor DejaVu Sans has, such as Chinese
+    ones and emoji, show as boxes.
 
     Raises:
         ValueError: no pairs, lengths that differ, or pictures of different sizes.
@@ -93,7 +94,7 @@ def _common_size(images: Sequence[Image.Image]) -> tuple[int, int]:
 def _captioned_pair(before: Image.Image, after: Image.Image, prompt: str, factor: int) -> Image.Image:
     """Draw the prompt, the labels and the two pictures enlarged by ``factor``; the size depends on theirs alone."""
     width, height = before.width * factor, before.height * factor
-    caption_font, label_font = ImageFont.load_default(CAPTION_FONT_SIZE), ImageFont.load_default(13)
+    caption_font, label_font = _caption_font(prompt), ImageFont.load_default(13)
     caption_height, label_height = CAPTION_LINES * 24, 20
     top = MARGIN + caption_height + label_height
     canvas = Image.new("RGB", (2 * width + 4 * MARGIN, top + height + MARGIN), PAPER)
@@ -105,6 +106,15 @@ def _captioned_pair(before: Image.Image, after: Image.Image, prompt: str, factor
         draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT_INK)
         canvas.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, top))
     return canvas
+
+
+def _caption_font(prompt: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    if prompt.isascii():
+        return ImageFont.load_default(CAPTION_FONT_SIZE)
+    # The font that comes with Pillow has ASCII alone; matplotlib brings one with Greek, Cyrillic, Arabic and more.
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), CAPTION_FONT_SIZE)
 
 
 def _wrapped(prompt: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, height: int) -> str:

@@ -101,6 +101,14 @@ def test_any_prompt_stays_above_its_pictures(prompt: str) -> None:
         assert changed[:, 0].min() >= 4
 
 
+@pytest.mark.parametrize(("one", "other"), [("кот", "жук"), ("λύκος", "τράγος"), ("قط", "كلب"), ("é", "ñ")])
+def test_captions_in_other_scripts_can_be_read(one: str, other: str) -> None:
+    """Characters that a font lacks all look alike: equally many of them make the same picture."""
+    length = min(len(one), len(other))
+    grids = [before_after_grid([flat((0, 0, 0))], [flat((0, 0, 0))], [text[:length]]) for text in (one, other)]
+    assert grids[0].tobytes() != grids[1].tobytes()
+
+
 def test_a_png_is_written_whole_and_readable(tmp_path: Path) -> None:
     path = tmp_path / "samples" / "grid.png"
     save_png(flat((1, 2, 3)), path)
