@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.config import RunSettings
 from pipeline.decoder import LatentDecoder
 from pipeline.devices import resolve_device, resolve_dtype
-from pipeline.method_settings import TailorPOSettings
+from pipeline.method_settings import TAILORPO, TailorPOSettings
 from pipeline.policy import Policy
 from pipeline.prompts import load_train_prompts
 from pipeline.rewards import load_reward
@@ -29,7 +29,7 @@ class BareCalls:
         Raises:
             ValueError: the run is none of TailorPO's, or has several rewards.
         """
-        if not isinstance(settings.method, TailorPOSettings):
+        if settings.method.name != TAILORPO or not isinstance(settings.method, TailorPOSettings):
             raise ValueError(f"the floor counts the calls of tailorpo, not of {settings.method.name!r}")
         if not isinstance(settings.prompts.train, str):
             raise ValueError("the floor needs no Ray, which reads the columns of data sets; name a text file")

@@ -31,8 +31,17 @@ def describe_environment() -> dict[str, Any]:
 
 def checksum_of_code(root: Path) -> str:
     """SHA-256 of this project's programs, names and contents; what `ray job submit` sends does not know its commit."""
+    return _checksum_of_files([file for package in CODE for file in (root / package).rglob("*.py")], root)
+
+
+def checksum_of_module(path: Path) -> str:
+    """SHA-256 of a module, or of all programs of a package."""
+    return _checksum_of_files([path] if path.is_file() else list(path.rglob("*.py")), path.parent)
+
+
+def _checksum_of_files(files: list[Path], root: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(file for package in CODE for file in (root / package).rglob("*.py")):
+    for file in sorted(files):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -86,12 +86,16 @@ class GuidanceSettings(Settings):
         return self
 
 
+TAILORPO = "tailorpo"
+"""The name of TailorPO itself; a method that is derived from it has another."""
+
+
 class TailorPOSettings(MethodSettings):
     """TailorPO: two candidates from one x_t, ranked by their step-wise rewards, at every trained step."""
 
     paper: ClassVar[str] = "arXiv:2502.01667"
 
-    name: Literal["tailorpo"] = "tailorpo"
+    name: str = TAILORPO
     """Which algorithm."""
     trained_steps: tuple[int, ...] = (20, 16, 12, 8, 4)
     """Steps at which two candidates are drawn, counted as steps that remain: num_steps is the noisiest; 1,
@@ -167,7 +171,7 @@ class D3POSettings(MethodSettings):
     paper: ClassVar[str] = "arXiv:2311.13231"
     reward_columns: ClassVar[tuple[str, ...]] = ("winner_reward", "loser_reward")
 
-    name: Literal["d3po"] = "d3po"
+    name: str = "d3po"
     """Which algorithm."""
     beta: PositiveFloat = 0.1
     """Strength of the implicit KL penalty; it means nothing without `reduction`."""
@@ -206,7 +210,7 @@ class DDPOSettings(MethodSettings):
     reward_columns: ClassVar[tuple[str, ...]] = ("reward",)
     remembers_rewards: ClassVar[bool] = True
 
-    name: Literal["ddpo"] = "ddpo"
+    name: str = "ddpo"
     """Which algorithm."""
     reduction: Literal["mean", "sum"] = "mean"
     """How log-probabilities are reduced over C, H, W."""
@@ -250,7 +254,7 @@ class SPOSettings(MethodSettings):
     default_learning_rate: ClassVar[float] = 6e-5
     paper: ClassVar[str] = "arXiv:2406.04314"
 
-    name: Literal["spo"] = "spo"
+    name: str = "spo"
     """Which algorithm."""
     beta: PositiveFloat = 10.0
     """Strength of the implicit KL penalty; it means nothing without `reduction`."""
@@ -343,7 +347,7 @@ class DiffusionDPOSettings(PairMethodSettings):
     default_learning_rate: ClassVar[float] = 2.048e-5
     paper: ClassVar[str] = "arXiv:2311.12908"
 
-    name: Literal["diffusion_dpo"] = "diffusion_dpo"
+    name: str = "diffusion_dpo"
     """Which algorithm."""
     beta: PositiveFloat = 5000.0
     """Strength of the implicit KL penalty, on errors averaged over C, H, W."""
@@ -366,7 +370,7 @@ OWN_METHOD = "module:Class"
 
 def _name_of(method: object) -> object:
     """Which method a section of the configuration means; TailorPO where it gives no name."""
-    name = method.get("name", "tailorpo") if isinstance(method, dict) else getattr(method, "name", "tailorpo")
+    name = method.get("name", TAILORPO) if isinstance(method, dict) else getattr(method, "name", TAILORPO)
     return OWN_METHOD if isinstance(name, str) and is_own(name) else name
 
 
@@ -381,7 +385,7 @@ def _own_settings(method: object) -> object:
 
 
 AnyMethod = Annotated[
-    Annotated[TailorPOSettings, Tag("tailorpo")]
+    Annotated[TailorPOSettings, Tag(TAILORPO)]
     | Annotated[D3POSettings, Tag("d3po")]
     | Annotated[DDPOSettings, Tag("ddpo")]
     | Annotated[SPOSettings, Tag("spo")]

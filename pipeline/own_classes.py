@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from importlib import import_module, invalidate_caches
+from importlib.util import find_spec
 from inspect import isabstract, isclass
 from pathlib import Path
 from types import ModuleType
@@ -74,12 +75,27 @@ def own_module_path(name: str) -> Path:
 
 
 def _import(module: str, meant: str) -> ModuleType:
+    top = module.partition(".")[0]
+    _refuse_mere_folder(top, meant)
     try:
         return import_module(module)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0]):
-            raise ValueError(
-                f"{meant}: there is no module {module}; put {module.replace('.', '/')}.py into the folder the job is "
-                f"started in ({Path.cwd()}), install it, or name its folder in PYTHONPATH"
-            ) from error
+        if isinstance(error, ModuleNotFoundError) and error.name in (module, top):
+            folder, file = str(Path.cwd()), f"{module.replace('.', '/')}.py"
+            place = (
+                f"put {file} into the folder the job is started in ({folder}), or install it"
+                if folder in sys.path
+                else f"only jobs that make runs look for {file} in the folder they are started in; where you trust it, "
+                f"name its folder in PYTHONPATH, or install it"
+            )
+            raise ValueError(f"{meant}: there is no module {module}; {place}") from error
         raise ValueError(f"{meant}: importing {module} failed with {type(error).__name__}: {error}") from error
+
+
+def _refuse_mere_folder(top: str, meant: str) -> None:
+    """A folder of data, such as that of somebody else's runs, must not be a package merely because Python allows it."""
+    spec = None if top in sys.modules else find_spec(top)
+    if spec is not None and spec.origin is None:
+        raise ValueError(
+            f"{meant}: {top} is a folder without __init__.py; where it is a package of yours, add that file"
+        )

@@ -22,7 +22,7 @@ from pipeline.data_files import locate_data, require_text_column
 from pipeline.decoder import check_step_decoder
 from pipeline.evaluation.embedder import first_embedder
 from pipeline.faults import Faults
-from pipeline.method_settings import PairMethodSettings
+from pipeline.method_settings import PairMethodSettings, TailorPOSettings
 from pipeline.own_classes import is_own, own_module_path
 from pipeline.preference_pairs import check_pair_columns, locate_pairs
 from pipeline.prompt_sets import PromptSets, split_prompts
@@ -65,6 +65,12 @@ def check_run(settings: RunSettings, kept: PromptSets | None = None) -> int:
     check_trackers(settings.tracking)
     scheduler = load_scheduler(model.path, model.revision)
     transition = DDIMTransition.from_scheduler(scheduler, settings.sampling.num_steps, settings.sampling.eta)
+    outside = [step for step in settings.trained_grid_steps if not 0 <= step < settings.sampling.num_steps]
+    if outside:
+        raise ValueError(
+            f"method {settings.method.name!r} trains the steps {outside} of a grid that has those from 0 to "
+            f"{settings.sampling.num_steps - 1}; its settings' trained_grid_steps must return others"
+        )
     if not (transition.std[list(settings.trained_grid_steps)] > 0).all():
         raise ValueError(
             f"method {settings.method.name!r} trains the last step, to which the scheduler of {model.path!r} adds "
@@ -251,9 +257,12 @@ def _check_trained_rewards(settings: RunSettings) -> None:
             )
     if settings.method.needs_gradient and not any(kind.differentiable for kind in trained):
         names = ", ".join(repr(kind.name) for kind in trained)
+        tailorpo = isinstance(settings.method, TailorPOSettings)
+        who = "method.guidance" if tailorpo else f"method {settings.method.name!r}"
+        instead = "remove method.guidance (TailorPO without guidance) or " if tailorpo else ""
         raise ValueError(
-            f"method.guidance needs a differentiable reward, and {names} {'is' if len(trained) == 1 else 'are'} not; "
-            "remove method.guidance (TailorPO without guidance) or choose another reward"
+            f"{who} needs a differentiable reward, and {names} {'is' if len(trained) == 1 else 'are'} not; "
+            f"{instead}choose another reward"
         )
 
 

@@ -5,16 +5,23 @@ from typing import Any
 
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings
-from pipeline.environment import describe_environment
+from pipeline.environment import checksum_of_module, describe_environment
+from pipeline.preflight import own_modules
 from pipeline.reward_roles import reward_roles
 from pipeline.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, write_json, write_text
 from pipeline.secrets import redact_values
 
 
 def describe_run(settings: RunSettings, run_directory: Path, circumstances: dict[str, Any]) -> None:
-    """Write config.yaml once, environment.json with `circumstances`, and rewards.json where there are several."""
+    """Write config.yaml once, environment.json with `circumstances`, and rewards.json where there are several.
+
+    environment.json has the SHA-256 of every module outside the project that the method or a reward comes from.
+    """
+    own = {path.name: checksum_of_module(path) for path in own_modules(settings)}
     if not (run_directory / CONFIG_FILE).is_file():
         write_text(run_directory / CONFIG_FILE, dump_settings(settings))
-    write_json(run_directory / ENVIRONMENT_FILE, redact_values(describe_environment() | circumstances))
+    write_json(
+        run_directory / ENVIRONMENT_FILE, redact_values(describe_environment() | {"own_modules": own} | circumstances)
+    )
     if len(settings.rewards) > 1:
         write_json(run_directory / "rewards.json", reward_roles(settings))

@@ -1,6 +1,7 @@
 """The least work possible: every call of the network and the decoder is counted on the real modules."""
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,6 +175,7 @@ def test_other_methods_call_the_network_as_rarely_as_possible(
 ) -> None:
     """Calls for each sample, which is a pair of trajectories of D3PO and one trajectory of the others."""
     monkeypatch.syspath_prepend(REPOSITORY / "examples" / "methods")
+    monkeypatch.delitem(sys.modules, "reward_weighted", raising=False)
     trajectories = BATCH_SIZE * (2 if name in ("d3po", "diffusion_dpo") else 1)
     own_settings = {"spo": {"min_probability_gap": 0.0}, "diffusion_dpo": {"data": "nowhere"}}
     settings = miniature_settings(

@@ -26,12 +26,14 @@ from scorers import ProjectionScorer
 from settings import miniature_settings, miniature_values
 
 from actors.weights import checksum_of
+from pipeline.claims.arms import tailorpo_settings
 from pipeline.config import RunSettings
 from pipeline.config_loading import dump_settings, parse_settings
+from pipeline.environment import checksum_of_module
 from pipeline.learning import Learner
 from pipeline.methods import create_method, method_class
 from pipeline.own_classes import look_in_the_working_directory
-from pipeline.preflight import own_modules
+from pipeline.preflight import check_run, own_modules
 from pipeline.prompts import SampleBatch
 from pipeline.records import latent_column
 from pipeline.report.history import read_run
@@ -95,13 +97,51 @@ def test_the_folder_of_a_run_is_read_without_importing_what_lies_around(folder: 
     run = write_run_folder(folder / "theirs", [0.1, 0.2])
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(config | {"method": {"name": "eager:Mine"}}))
-    with pytest.raises(
-        ValueError, match=r"there is no module eager; put eager\.py into .*, or name its folder in PYTH"
-    ):
+    with pytest.raises(ValueError, match=r"there is no module eager; only jobs that make runs look for eager\.py"):
         read_run(run)
     look_in_the_working_directory()
     with pytest.raises(ValueError, match="importing eager failed with RuntimeError: imported"):
         read_run(run)
+
+
+DERIVED = """
+from typing import ClassVar
+from pipeline.method_settings import MethodSettings, TailorPOSettings
+from pipeline.methods.tailorpo import TailorPO
+
+class Halved(TailorPO):
+    def loss(self, policy, rows):
+        terms = super().loss(policy, rows)
+        return type(terms)(terms.losses / 2, terms.diagnostics)
+
+class Settings(TailorPOSettings):
+    factor: float = 0.5
+
+    @property
+    def title(self):
+        return "Scaled"
+
+class Scaled(Halved):
+    settings_class: ClassVar[type[MethodSettings]] = Settings
+"""
+
+
+def test_a_method_may_be_derived_from_one_that_exists(folder: Path, miniature_model: Path) -> None:
+    look_in_the_working_directory()
+    (folder / "derived.py").write_text(DERIVED)
+    plain = miniature_settings(miniature_model)
+    halved = miniature_settings(miniature_model, method={"name": "derived:Halved", "trained_steps": [4, 2]})
+    assert (halved.method.name, halved.method.trained_steps) == ("derived:Halved", (4, 2))
+    scaled = miniature_settings(miniature_model, method={"name": "derived:Scaled", "trained_steps": [4], "factor": 2})
+    assert (scaled.method.title, scaled.method.factor) == ("Scaled", 2.0)
+    policy = make_policy(plain, 0.2)
+    table = asyncio.run(create_method(halved).collect(policy, ProjectionScorer(), BATCH, 0))
+    losses = [
+        create_method(one).loss(policy, create_method(one).trainable_rows(table)).losses for one in (plain, halved)
+    ]
+    assert torch.equal(losses[1], losses[0] / 2)
+    with pytest.raises(ValueError, match=r"method\.name='derived:Halved': the claims are about TailorPO"):
+        tailorpo_settings(halved)
 
 
 # What is refused
@@ -190,6 +230,31 @@ def test_settings_that_do_not_hold_are_named(folder: Path, miniature_model: Path
         miniature_settings(miniature_model, method={"name": "mine:Mine"} | section)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "return (0,)",
+            "return (0, num_steps)",
+            r"method 'mine:Mine' trains the steps \[4\] of a grid that has those from 0",
+        ),
+        (
+            "    steps: int = 3",
+            "    needs_gradient: ClassVar[bool] = True",
+            "^method 'mine:Mine' needs a differentiable reward, and 'jpeg_compressibility' is not; choose another r",
+        ),
+    ],
+)
+def test_preflight_refuses_what_cannot_run(
+    folder: Path, miniature_model: Path, old: str, new: str, message: str
+) -> None:
+    look_in_the_working_directory()
+    assert COMPLETE.count(old) == 1
+    (folder / "mine.py").write_text(COMPLETE.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        check_run(miniature_settings(miniature_model, method={"name": "mine:Mine"}))
+
+
 # The example
 
 
@@ -248,5 +313,7 @@ def test_a_job_runs_the_example_as_one_process_does(
     published = align_in_process(example_settings)
     assert [line["adapter_sha256"] for line in lines] == [checksum_of(adapter) for adapter in published[1:]]
     assert not np.array_equal(published[0], published[-1])
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["own_modules"] == {"reward_weighted.py": checksum_of_module(EXAMPLE_FILE)}
     assert "Reward-weighted" in (run / "report.html").read_text(encoding="utf-8")
     assert "arXiv:2302.12192" in (run / "adapter" / "README.md").read_text(encoding="utf-8")

@@ -70,6 +70,7 @@ def write(path: Path, name: str = "Mine", changes: str = "", factor: str = "1") 
 def test_a_module_of_the_working_directory_is_found_by_its_name(folder: Path) -> None:
     write(folder / "my_rewards.py")
     write(folder / "package" / "inner.py", "Inner")
+    (folder / "package" / "__init__.py").touch()
     assert reward_class("my_rewards:Mine") is reward_class("my_rewards:Mine")
     assert issubclass(reward_class("package.inner:Inner"), Reward)
     settings = miniature_settings(
@@ -92,6 +93,15 @@ def test_the_folder_of_a_run_is_read_without_importing_what_it_was_trained_on(fo
     assert "eager" not in sys.modules
     with pytest.raises(ValueError, match="importing eager failed with RuntimeError: imported"):
         check_rewards(read_run(run).settings)
+
+
+def test_a_folder_is_no_package_because_there_are_modules_in_it(folder: Path) -> None:
+    """Else the folder of somebody else's run, under the working directory, could bring its own code."""
+    write(folder / "runs" / "theirs" / "inner.py", "Inner")
+    (folder / "runs" / "theirs" / "__init__.py").touch()
+    with pytest.raises(ValueError, match=r"reward 'runs.theirs.inner:Inner': runs is a folder without __init__\.py"):
+        reward_class("runs.theirs.inner:Inner")
+    assert not any(module.startswith("runs") for module in sys.modules)
 
 
 def test_an_installed_module_is_not_replaced_by_a_file_of_the_working_directory(folder: Path) -> None:
@@ -245,14 +255,46 @@ def test_a_driver_on_a_cluster_sends_the_module_along(folder: Path, ray_session)
     assert float(run_on_a_cluster(SCORE_ON_A_CLUSTER, folder, ray_session).splitlines()[-1]) == 0.05
 
 
-def run_on_a_cluster(script: str, folder: Path, cluster: ClusterInfo) -> str:
-    """What a driver prints that is started in `folder` and joins the cluster."""
+SETTINGS_ON_A_CLUSTER = """
+import ray, sys
+from pathlib import Path
+from actors.cluster import connect
+from pipeline.config_loading import load_settings
+from pipeline.own_classes import look_in_the_working_directory
+from pipeline.preflight import own_modules
+
+@ray.remote
+def method_of(settings) -> str:
+    return type(settings.method).__name__, settings.method.temperature, str(Path.cwd())
+
+look_in_the_working_directory()
+settings = load_settings(Path(sys.argv[1]))
+assert connect(own_modules=own_modules(settings)).mode == "joined"
+*found, directory = ray.get(method_of.remote(settings))
+assert directory != str(Path.cwd()), "the worker sees the driver's folder, so nothing was tested"
+print(*found)
+"""
+
+
+@pytest.mark.slow
+def test_the_settings_of_a_method_of_ones_own_reach_the_workers_of_a_cluster(
+    folder: Path, miniature_model: Path, ray_session
+) -> None:
+    shutil.copy(REPOSITORY / "examples" / "methods" / "reward_weighted.py", folder)
+    values = miniature_values(miniature_model, method={"name": "reward_weighted:RewardWeighted", "temperature": 2.0})
+    (folder / "run.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    printed = run_on_a_cluster(SETTINGS_ON_A_CLUSTER, folder, ray_session, "run.yaml")
+    assert printed.splitlines()[-1] == "RewardWeightedSettings 2.0"
+
+
+def run_on_a_cluster(script: str, folder: Path, cluster: ClusterInfo, *arguments: str) -> str:
+    """What a driver prints that is started in `folder` with `arguments` and joins the cluster."""
     environment = os.environ | {
         "RAY_ADDRESS": cluster.address,
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
     }
     finished = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script, *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.config import RunSettings
 from pipeline.config_loading import parse_settings
-from pipeline.method_settings import GuidanceSettings, TailorPOSettings
+from pipeline.method_settings import TAILORPO, GuidanceSettings, TailorPOSettings
 
 STEP_COUNTS = (3, 5, 10)
 """Table 5 of the paper."""
@@ -29,7 +29,7 @@ def tailorpo_settings(settings: RunSettings) -> TailorPOSettings:
     Raises:
         ValueError: it is another method.
     """
-    if not isinstance(settings.method, TailorPOSettings):
+    if settings.method.name != TAILORPO or not isinstance(settings.method, TailorPOSettings):
         raise ValueError(
             f"method.name={settings.method.name!r}: the claims are about TailorPO; give a configuration of tailorpo"
         )
