@@ -27,8 +27,8 @@ NEVER_CALLED |= {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_lo
 # Torch's own format, of tensors alone, where the stages of make_demo.py keep their place; benchmarks of their own.
 WRITES_TORCH_FILES = {"pipeline/demo/training.py", "pipeline/demo/train_denoiser.py"}
 
-# The registries of rewards and methods, whose values are their own; and a reward that a configuration names.
-IMPORTS_BY_NAME = {"pipeline/rewards/__init__.py", "pipeline/methods/__init__.py", "pipeline/rewards/own.py"}
+# The registries of rewards and methods, whose values are their own; and what a configuration names.
+IMPORTS_BY_NAME = {"pipeline/rewards/__init__.py", "pipeline/methods/__init__.py", "pipeline/own_classes.py"}
 
 
 def relative(path: Path) -> str:
