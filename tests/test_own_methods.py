@@ -37,6 +37,7 @@ from pipeline.preflight import check_run, own_modules
 from pipeline.prompts import SampleBatch
 from pipeline.records import latent_column
 from pipeline.report.history import read_run
+from pipeline.run_description import describe_run
 
 pytest_plugins = ["model_fixtures"]
 
@@ -142,6 +143,20 @@ def test_a_method_may_be_derived_from_one_that_exists(folder: Path, miniature_mo
     assert torch.equal(losses[1], losses[0] / 2)
     with pytest.raises(ValueError, match=r"method\.name='derived:Halved': the claims are about TailorPO"):
         tailorpo_settings(halved)
+
+
+def test_a_module_that_changed_while_a_run_was_interrupted_is_told_of(
+    folder: Path, example_settings: RunSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        describe_run(example_settings, folder, {})
+    assert not caplog.records
+    module = folder / "reward_weighted.py"
+    module.write_text(module.read_text(encoding="utf-8") + "# changed", encoding="utf-8")
+    describe_run(example_settings, folder, {})
+    assert "reward_weighted.py is not what this run was made with so far" in caplog.text
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    assert environment["own_modules"] == {"reward_weighted.py": checksum_of_module(module)}
 
 
 # What is refused
