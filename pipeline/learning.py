@@ -72,11 +72,11 @@ class Learner:
         for epoch in range(self.settings.learner.inner_epochs):
             minibatch_of_row = self._minibatch_of_row(iteration, epoch)
             for index in range(expected // self.settings.learner.minibatch_size):
-                skipped = self.optimiser.steps_skipped
+                steps_before = self.optimiser.steps_taken
                 with around_step():
                     in_minibatch = torch.nonzero(minibatch_of_row[rows["row"]] == index).flatten()
                     sums, norm = self.optimiser.step(self._accumulate(rows.select(in_minibatch)))
-                if self.optimiser.steps_skipped == skipped:
+                if self.optimiser.steps_taken > steps_before:
                     totals += sums
                     norms.append(norm)
                 records = rolled_out.filter(minibatch_of_row.numpy()[rolled_out["row"].to_numpy()] == index)

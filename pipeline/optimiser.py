@@ -1,6 +1,7 @@
 """AdamW on the adapter, fed with gradients that were summed over all workers."""
 
 import logging
+import math
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class AdapterOptimiser:
             sums: (n,) float32 diagnostics to add up over workers in the same message; the first is the number of pairs.
 
         Returns:
-            `sums` over all workers, and the gradient norm before clipping (0 where no worker had a pair).
+            `sums` over all workers, and the gradient norm before clipping (NaN where no worker had a pair).
 
         Raises:
             NonFiniteGradientError: more steps than `max_skipped_steps` had a gradient that is not finite.
@@ -60,7 +61,7 @@ class AdapterOptimiser:
         self.adamw.zero_grad(set_to_none=True)
         pairs = float(sums[0])
         if pairs == 0:
-            return sums, 0.0
+            return sums, math.nan
         flat = flat / pairs
         norm = float(flat.norm())
         if not torch.isfinite(flat).all():

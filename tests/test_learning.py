@@ -363,7 +363,17 @@ def test_an_iteration_of_ties_teaches_nothing(run_settings: RunSettings) -> None
     assert np.array_equal(flatten_adapter(learner.policy), before)
     assert metrics["tie_rate"] == 1.0
     assert (metrics["pairs"], metrics["optimiser_steps"], metrics["skipped_steps"]) == (0, 0, 0)
-    assert math.isnan(metrics["loss"])
+    assert math.isnan(metrics["loss"]) and math.isnan(metrics["gradient_norm"])
+
+
+def test_a_minibatch_of_ties_alone_has_no_gradient_norm(run_settings: RunSettings, table: pa.Table) -> None:
+    learner = make_learner(run_settings)
+    in_first = (learner._minibatch_of_row(0, 0) == 0).numpy()[table["row"].to_numpy()]
+    place = table.schema.get_field_index("tie")
+    metrics = learner.learn(table.set_column(place, "tie", pa.array(in_first)), 0)
+    without, with_pairs = metrics["minibatches"]["gradient_norm"]
+    assert math.isnan(without)
+    assert metrics["gradient_norm"] == with_pairs > 0
 
 
 @pytest.mark.parametrize("rows", [15, 17])
