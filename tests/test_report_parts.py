@@ -25,6 +25,9 @@ from pipeline.report.wording import duration, evenly_spaced, interval, listed, n
         (number(0.0), "0.0000"),
         (number(0.00045), "0.00045"),
         (number(-3.1e-6), "-3.1e-06"),
+        # What is left of a mean of differences that cancel.
+        (number(-1.4e-19), "0.0000"),
+        (signed(-1.4e-19), "+0.0000"),
         (number(None), "–"),
         (number(float("nan")), "–"),
         (number(0.5664, decimals=3), "0.566"),

@@ -7,6 +7,9 @@ import numpy as np
 
 MISSING = "–"
 
+ROUNDING_ERROR = 1e-12
+"""Below this a value is what is left of the means of equal numbers."""
+
 SECONDS_OF_UNITS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
 
 
@@ -14,7 +17,9 @@ def number(value: float | None, decimals: int = 4) -> str:
     """So many decimals, or two significant digits where those would be lost; a dash where there is no number."""
     if value is None or math.isnan(value):
         return MISSING
-    return f"{value:.2g}" if 0 < abs(value) < 10 ** (1 - decimals) else f"{value:.{decimals}f}"
+    if abs(value) < ROUNDING_ERROR:
+        return f"{0:.{decimals}f}"
+    return f"{value:.2g}" if abs(value) < 10 ** (1 - decimals) else f"{value:.{decimals}f}"
 
 
 def precise(value: float) -> str:
@@ -24,7 +29,7 @@ def precise(value: float) -> str:
 
 def signed(value: float) -> str:
     """`number` with its sign."""
-    return f"+{number(value)}" if value >= 0 else number(value)
+    return f"+{number(value)}" if value > -ROUNDING_ERROR else number(value)
 
 
 def interval(low: float, high: float) -> str:
