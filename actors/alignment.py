@@ -13,7 +13,7 @@ from ray.exceptions import ObjectLostError, RayError
 from ray.train import TrainingFailedError
 
 from actors.crew import Crew, start_crew
-from actors.evaluation import evaluate
+from actors.evaluation import evaluate, evaluation_aspects
 from actors.failure import explain_failure
 from actors.inputs import RunInputs
 from actors.leasing import call_leased_sync
@@ -25,6 +25,7 @@ from pipeline.checkpoint import load_average
 from pipeline.checkpoint_store import checkpoints_of_run
 from pipeline.config import RunSettings
 from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.folder import write_numbers
 from pipeline.evaluation.pictures import most_changed_picture
 from pipeline.evaluation.tables import evaluation_text
 from pipeline.images import save_png
@@ -137,7 +138,7 @@ def _conclude(
     if settings.evaluation.images:
         evaluation = _evaluate(settings, held_out, crew, ticket)
         card = adapter_card(settings, ticket.version, evaluation_text(evaluation))
-        save = partial(_save_evaluation, evaluation, run_directory, exported / CARD_FILE, card)
+        save = partial(_save_evaluation, evaluation, settings, run_directory, exported / CARD_FILE, card)
         patience.keep_trying(f"write into {run_directory}", save)
     last_iteration = ray.get(crew.journal.since.remote(ticket.iteration - 1))[-1]
     summary = {
@@ -161,8 +162,11 @@ def _evaluate(settings: RunSettings, held_out: list[str], crew: Crew, ticket: We
         raise RuntimeError("the final evaluation failed") from error
 
 
-def _save_evaluation(evaluation: Evaluation, run_directory: Path, card_file: Path, card: str) -> None:
+def _save_evaluation(
+    evaluation: Evaluation, settings: RunSettings, run_directory: Path, card_file: Path, card: str
+) -> None:
     save_png(most_changed_picture(evaluation), run_directory / "before_after.png")
+    write_numbers(evaluation, settings.reward_labels, evaluation_aspects(settings), run_directory)
     write_json(run_directory / EVALUATION_FILE, evaluation.as_json())
     write_text(run_directory / "evaluation.md", evaluation_text(evaluation) + "\n")
     write_text(card_file, card)

@@ -36,5 +36,9 @@ async def evaluate(
     if ticket.normalisation is not None:
         before, after = (ticket.normalisation.combine(drawn.scores[:, :trained].T) for drawn in (base, aligned))
         sums = (WEIGHTED_SUM, before, after)
-    labels = settings.reward_labels
-    return compare_drawn(base, aligned, labels, aspect_labels(rewards, labels), settings.seed, sums)
+    return compare_drawn(base, aligned, settings.reward_labels, evaluation_aspects(settings), settings.seed, sums)
+
+
+def evaluation_aspects(settings: RunSettings) -> tuple[str, ...]:
+    """Labels of what the evaluation's rewards tell apart, such as the attributes that the demo's judge reads."""
+    return aspect_labels((*settings.rewards, *settings.evaluation.rewards), settings.reward_labels)

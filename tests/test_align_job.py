@@ -23,6 +23,7 @@ from pipeline.config_loading import load_settings
 from pipeline.evaluation.image_statistics import IMAGE_STATISTICS
 from pipeline.prompts import load_train_prompts
 from pipeline.report.evaluation_file import read_evaluation
+from pipeline.report.pairs import read_pairs
 from pipeline.step_preferences import records_schema
 from pipeline.training_record import read_training_record
 
@@ -176,6 +177,10 @@ def test_the_summary_the_table_and_the_picture_tell_the_same_comparison(run_fold
     assert read is not None and read.rewards["clip"].model_dump() == comparison
     assert set(read.hacking) == {*IMAGE_STATISTICS, "diversity", "drift"}, "four pairs are of two prompts"
     assert read.verdict is not None and read.hacking["drift"].aligned > 0
+    pairs = read_pairs(run_folder)
+    assert pairs is not None and set(pairs.index.unique("measure")) == {"clip", *IMAGE_STATISTICS, "drift"}
+    assert (pairs.loc["clip"].aligned - pairs.loc["clip"].base).mean() == pytest.approx(comparison["difference"])
+    assert pd.read_parquet(run_folder / "per_prompt.parquet").images.eq(2).all()
     table = (run_folder / "evaluation.md").read_text()
     assert f"| clip | {comparison['base_mean']:.4f} | {comparison['aligned_mean']:.4f} |" in table
     assert Image.open(run_folder / "before_after.png").width > 2 * 16

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import reward_row, write_run_folder
+from scipy.stats import t as student
 
 from pipeline.claims.intervals import interval_over_prompts
 from pipeline.report.aggregate import estimate_of_runs, estimate_over_seeds
@@ -81,6 +82,29 @@ def test_the_held_out_table_counts_prompts_and_seeds(tmp_path):
     folders = [write_run(tmp_path / f"{seed}", seed, pairs_of([0.0, 0.0, 1.0, 1.0])) for seed in range(3)]
     (row,) = rows_over_seeds(compare([read_run(folder) for folder in folders]))
     assert (row.low, row.difference, row.high, row.runs) == (0.0, 0.5, 1.0, 3)
+
+
+def test_noise_that_seeds_do_not_share_is_averaged_away(tmp_path):
+    """Each run's own interval is of its pictures' noise as well, which means over the runs have less of."""
+    rng, seeds, prompts = np.random.default_rng(0), 5, 200
+    gains = rng.normal(0.2, 1.0, (seeds, prompts))
+    runs = [
+        read_run(write_run(tmp_path / f"{seed}", seed, pairs_of(np.repeat(gains[seed], 2)))) for seed in range(seeds)
+    ]
+    (row,) = rows_over_seeds(compare(runs))
+    of_seeds = student.ppf(0.975, seeds - 1) * gains.mean(axis=1).std(ddof=1) / np.sqrt(seeds)
+    of_prompts = 1.96 * gains.mean(axis=0).std(ddof=1) / np.sqrt(prompts)
+    assert (row.high - row.low) / 2 == pytest.approx(np.hypot(of_seeds, of_prompts), rel=0.05)
+    assert of_prompts < 0.6 * 1.96 * gains[0].std(ddof=1) / np.sqrt(prompts)
+
+
+def test_pairs_that_another_evaluation_left_are_refused(tmp_path):
+    folder = write_run(tmp_path / "run", 0, pairs_of([0.0, 0.0, 1.0, 1.0]))
+    (folder / "evaluation.json").write_text(json.dumps({"rewards": {"clip": reward_row(0.25)}}))
+    with pytest.raises(
+        ValueError, match=r"is of another evaluation than evaluation\.json .*rose by 0\.5, there by 0\.25"
+    ):
+        read_run(folder)
 
 
 def test_methods_are_compared_pair_by_pair_and_seed_by_seed(tmp_path):

@@ -88,14 +88,21 @@ def write_adapter(
     Args:
         subject: checksums of what was evaluated, as `is_evaluated` asks for them.
     """
-    pairs = pair_table(evaluation, reward_labels, aspect_labels)
-    tables = {PAIRS_FILE: pairs, "per_prompt.parquet": prompt_table(evaluation, pairs)}
-    for name, table in tables.items():
-        write_parquet(pa.Table.from_pandas(table, preserve_index=False), directory / name)
+    write_numbers(evaluation, reward_labels, aspect_labels, directory)
     for kind, picture in change_pictures(evaluation).items():
         save_png(picture, directory / f"{kind}.png")
     write_text(directory / TEXT_FILE, evaluation_text(evaluation) + "\n")
     write_json(directory / EVALUATION_FILE, evaluation.as_json() | {"held_out_rewards": held_out, **subject})
+
+
+def write_numbers(
+    evaluation: Evaluation, reward_labels: tuple[str, ...], aspect_labels: tuple[str, ...], directory: Path
+) -> None:
+    """pairs.parquet and per_prompt.parquet: the numbers behind an evaluation, by pair of images and by prompt."""
+    pairs = pair_table(evaluation, reward_labels, aspect_labels)
+    tables = {PAIRS_FILE: pairs, "per_prompt.parquet": prompt_table(evaluation, pairs)}
+    for name, table in tables.items():
+        write_parquet(pa.Table.from_pandas(table, preserve_index=False), directory / name)
 
 
 def write_text_of_all(settings: AdapterEvaluationSettings, held_out: list[str], directory: Path) -> Path:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config import RunSettings
 from pipeline.config_loading import load_settings
 from pipeline.report.evaluation_file import RunEvaluation, read_evaluation
-from pipeline.report.pairs import read_pairs
+from pipeline.report.pairs import check_pairs, read_pairs
 from pipeline.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MetricsFile
 
 Series = NDArray[np.float64]
@@ -82,14 +82,17 @@ def read_run(folder: Path) -> RunHistory:
     metrics = read_metrics(folder, settings)
     if not metrics:
         raise ValueError(f"{folder} has no finished iteration yet: there is nothing to report")
+    evaluation, pairs = read_evaluation(folder), read_pairs(folder)
+    if evaluation is not None and pairs is not None:
+        check_pairs(folder, pairs, evaluation)
     return RunHistory(
         folder=folder,
         settings=settings,
         config=(folder / CONFIG_FILE).read_text(encoding="utf-8"),
         metrics=metrics,
-        evaluation=read_evaluation(folder),
+        evaluation=evaluation,
         environment=_read_environment(folder / ENVIRONMENT_FILE),
-        pairs=read_pairs(folder),
+        pairs=pairs,
     )
 
 

@@ -1,11 +1,14 @@
 """pairs.parquet: the numbers of every pair of images behind an evaluation."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+
+from pipeline.report.evaluation_file import EVALUATION_FILE, RunEvaluation
 
 PAIRS_FILE = "pairs.parquet"
 PAIR = ["prompt", "sample"]
@@ -31,6 +34,23 @@ def read_pairs(folder: Path) -> pd.DataFrame | None:
     if missing := COLUMNS - set(table.columns):
         raise ValueError(f"{path} is no table of pairs: it has no column {', '.join(sorted(missing))}")
     return table.set_index(["measure", *PAIR]).sort_index()
+
+
+def check_pairs(folder: Path, pairs: pd.DataFrame, evaluation: RunEvaluation) -> None:
+    """Refuse pairs that another evaluation left in a run folder.
+
+    Raises:
+        ValueError: a reward's mean difference over the pairs is not that of the evaluation.
+    """
+    for measure, row in evaluation.rewards.items():
+        if measure in pairs.index.levels[0]:
+            table = pairs.loc[measure]
+            difference = float((table.aligned - table.base).mean())
+            if not math.isclose(difference, row.difference, rel_tol=1e-4, abs_tol=1e-4):
+                raise ValueError(
+                    f"{folder / PAIRS_FILE} is of another evaluation than {EVALUATION_FILE} beside it: in its pairs "
+                    f"{measure} rose by {difference:g}, there by {row.difference:g}; copy both files, or neither"
+                )
 
 
 def share_pairs(runs: Sequence[pd.DataFrame | None], measure: str) -> bool:
