@@ -178,7 +178,7 @@ def test_the_summary_the_table_and_the_picture_tell_the_same_comparison(run_fold
     assert set(read.hacking) == {*IMAGE_STATISTICS, "diversity", "drift"}, "four pairs are of two prompts"
     assert read.verdict is not None and read.hacking["drift"].aligned > 0
     pairs = read_pairs(run_folder)
-    assert pairs is not None and set(pairs.index.unique("measure")) == {"clip", *IMAGE_STATISTICS, "drift"}
+    assert pairs is not None and set(pairs.index.unique("measure")) == {*read.rewards, *IMAGE_STATISTICS, "drift"}
     assert (pairs.loc["clip"].aligned - pairs.loc["clip"].base).mean() == pytest.approx(comparison["difference"])
     assert pd.read_parquet(run_folder / "per_prompt.parquet").images.eq(2).all()
     table = (run_folder / "evaluation.md").read_text()
