@@ -99,6 +99,26 @@ def test_the_table_of_a_comparison_shows_what_its_report_found(folder: str) -> N
     assert shown >= 10
 
 
+def test_the_table_over_seeds_shows_what_its_report_found() -> None:
+    rows = pq.read_table(REPOSITORY / "results" / "demo-seeds" / "report_held_out.parquet").to_pylist()
+    lines = RESULTS.partition("(demo-seeds/report.html)")[2].partition("| method |")[2].split("\n\n")[0].splitlines()
+    shown = {method.strip(): [cell.strip() for cell in cells] for _, method, *cells, _ in map(split_row, lines[2:])}
+    for method, cells in shown.items():
+        for measure, (over_seeds, by_seed) in zip(("clip", "scene_judge"), (cells[:2], cells[2:]), strict=True):
+            mine = [row for row in rows if (row["method"], row["measure"]) == (method, measure)]
+            total, *runs = sorted(mine, key=lambda row: -1 if row["seed"] is None else row["seed"])
+            assert over_seeds == "{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**total)
+            assert by_seed == ", ".join(f"{run['difference']:+.3f}" for run in runs)
+    assert set(shown) == {"TailorPO-G", "TailorPO"}
+    found = {row["measure"]: row for row in rows if row["method"] == "TailorPO-G" and row["seed"] is None}
+    for measure, name in (("clip", "CLIP rises by"), ("scene_judge", "the judge by")):
+        assert name + " {difference:.3f} [{low:.3f}, {high:.3f}]".format(**found[measure]) in README
+
+
+def split_row(line: str) -> list[str]:
+    return line.split("|")
+
+
 @pytest.mark.parametrize("page", PAGES_WITH_LINKS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
