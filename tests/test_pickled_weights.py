@@ -1,13 +1,16 @@
 """A checkpoint of somebody else's that would run code when it is unpickled: it does not, wherever it lies."""
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray.data
 import torch
 from settings import miniature_settings
 
@@ -15,6 +18,7 @@ from pipeline.decoder import LatentDecoder
 from pipeline.policy import Policy
 from pipeline.preflight import check_prompts
 from pipeline.prompt_settings import PromptSettings
+from pipeline.report.pairs import PAIRS_FILE, read_pairs
 from pipeline.rewards import load_reward
 
 pytest_plugins = ["model_fixtures"]
@@ -97,3 +101,23 @@ def test_a_column_of_pickled_objects_is_no_column_of_prompts(tmp_path: Path) -> 
     source = {"path": str(tmp_path / "prompts.parquet"), "column": "prompt"}
     with pytest.raises(ValueError, match=r"holds .*, not text"):
         check_prompts(PromptSettings.model_validate({"train": source, "held_out": "demo"}))
+
+
+def test_pairs_in_a_run_folder_run_no_code(tmp_path: Path, trace: Path) -> None:
+    """Where Ray Data is imported, pandas unpickles the columns that it marks."""
+    assert ray.data  # which registers the type of such columns
+    pickled = pa.array([pickle.dumps(Payload(trace))], pa.large_binary())
+    numbers = pa.array([0], pa.int64())
+    columns = {"kind": pickled, "measure": pickled, "prompt": pickled, "sample": numbers} | {
+        name: numbers for name in ("base", "aligned")
+    }
+    marked = {"ARROW:extension:name": "ray.data.arrow_pickled_object", "ARROW:extension:metadata": ""}
+    fields = [
+        pa.field(name, column.type, metadata=marked if column is pickled else None) for name, column in columns.items()
+    ]
+    pq.write_table(pa.table(list(columns.values()), schema=pa.schema(fields)), tmp_path / PAIRS_FILE)
+    with pytest.raises(ValueError, match="is no table of pairs"):
+        read_pairs(tmp_path)
+    assert not trace.exists()
+    pd.read_parquet(tmp_path / PAIRS_FILE)
+    assert trace.exists()

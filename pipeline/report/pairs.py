@@ -7,12 +7,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.report.evaluation_file import EVALUATION_FILE, RunEvaluation
 
 PAIRS_FILE = "pairs.parquet"
 PAIR = ["prompt", "sample"]
-COLUMNS = {"kind", "measure", *PAIR, "base", "aligned"}
+SCHEMA = pa.schema(
+    [
+        pa.field("kind", pa.string()),
+        pa.field("measure", pa.string()),
+        pa.field("prompt", pa.string()),
+        pa.field("sample", pa.int64()),
+        pa.field("base", pa.float64()),
+        pa.field("aligned", pa.float64()),
+    ]
+)
 
 BASE_TOLERANCE = 1e-3
 """Relative, of scores of the same image: a GPU that draws it twice rounds otherwise the second time."""
@@ -28,12 +38,28 @@ def read_pairs(folder: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        table = pd.read_parquet(path)
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=SCHEMA.names)
     except pa.ArrowException as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    if missing := COLUMNS - set(table.columns):
+    if missing := set(SCHEMA.names) - set(table.column_names):
         raise ValueError(f"{path} is no table of pairs: it has no column {', '.join(sorted(missing))}")
-    return table.set_index(["measure", *PAIR]).sort_index()
+    return _plain(table, path).set_index(["measure", *PAIR]).sort_index()
+
+
+def _plain(table: pa.Table, path: Path) -> pd.DataFrame:
+    """The columns as text and numbers: pandas would unpickle those of a type that Ray Data has for objects.
+
+    Raises:
+        ValueError: a column is of such a type, or of another that is neither.
+    """
+    for field in table.schema:
+        if isinstance(field.type, pa.BaseExtensionType):
+            raise ValueError(f"{path} is no table of pairs: its column {field.name} is of type {field.type}")
+    try:
+        return table.select(SCHEMA.names).cast(SCHEMA).to_pandas(ignore_metadata=True)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is no table of pairs: {error}") from None
 
 
 def check_pairs(folder: Path, pairs: pd.DataFrame, evaluation: RunEvaluation) -> None:
