@@ -108,9 +108,9 @@ def test_pairs_in_a_run_folder_run_no_code(tmp_path: Path, trace: Path) -> None:
     assert ray.data  # which registers the type of such columns
     pickled = pa.array([pickle.dumps(Payload(trace))], pa.large_binary())
     numbers = pa.array([0], pa.int64())
-    columns = {"kind": pickled, "measure": pickled, "prompt": pickled, "sample": numbers} | {
-        name: numbers for name in ("base", "aligned")
-    }
+    columns = {"kind": pickled, "measure": pickled, "prompt": pickled, "sample": numbers} | dict.fromkeys(
+        ("base", "aligned"), numbers
+    )
     marked = {"ARROW:extension:name": "ray.data.arrow_pickled_object", "ARROW:extension:metadata": ""}
     fields = [
         pa.field(name, column.type, metadata=marked if column is pickled else None) for name, column in columns.items()
