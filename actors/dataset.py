@@ -19,6 +19,7 @@ from actors.weights import NothingPublishedError
 from pipeline.config import RunSettings
 from pipeline.failure_report import note_of
 from pipeline.prompts import SampleBatch, plan_batch
+from pipeline.secrets import errors_without_secrets
 
 # A weight store that was lost is up again after some seconds, and published to at the latest when the learner, if it
 # learns meanwhile, asks for records.
@@ -77,6 +78,7 @@ class RolloutTask:
             ray.get(self.journal.note_failure.remote(note_of(error)))
             raise
 
+    @errors_without_secrets()
     def _collect(self, number: int) -> pa.Table:
         ticket = ray.get(self.store.current.remote())
         try:

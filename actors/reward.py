@@ -16,6 +16,7 @@ from actors.logs import log_in_actor
 from actors.watchdog import ends_within
 from pipeline.config import RewardSettings
 from pipeline.evaluation.measured import ImageMeasures
+from pipeline.secrets import errors_without_secrets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,7 @@ Array = NDArray[np.float32]
 class RewardActor:
     """A synchronous actor: one call at a time, in the order of arrival, each batch exactly as it was sent."""
 
+    @errors_without_secrets()
     def __init__(self, settings: ScoringSettings) -> None:
         """Load the decoder and `settings.rewards`; other rewards load when first asked for."""
         log_in_actor("reward")
@@ -43,6 +45,7 @@ class RewardActor:
         """True once the models are loaded; the fleet leases the actor from then on."""
         return True
 
+    @errors_without_secrets()
     def score(self, latents: Array, prompts: Sequence[str], timestep: int) -> Array:
         """Latents (B, C, H, W) float32, predicted at the diffusion time `timestep` -> rewards (B,) float32.
 
@@ -51,6 +54,7 @@ class RewardActor:
         """
         return self.models.scorer.score(_to_tensor(latents), prompts, timestep).numpy()
 
+    @errors_without_secrets()
     def score_with_gradient(self, latents: Array, prompts: Sequence[str], timestep: int) -> tuple[Array, Array]:
         """`score`, and d reward / d latents (B, C, H, W) float32.
 
@@ -60,6 +64,7 @@ class RewardActor:
         scores, gradients = self.models.scorer.score_with_gradient(_to_tensor(latents), prompts, timestep)
         return scores.numpy(), gradients.numpy()
 
+    @errors_without_secrets()
     def score_each(self, latents: Array, prompts: Sequence[str], timestep: int) -> Array:
         """`score`, raw and of each of several rewards, (K, B) float32.
 
@@ -68,6 +73,7 @@ class RewardActor:
         """
         return self.models.reward_set.score_each(_to_tensor(latents), prompts, timestep).numpy()
 
+    @errors_without_secrets()
     def score_sum_with_gradient(
         self, latents: Array, prompts: Sequence[str], timestep: int, coefficients: Sequence[float]
     ) -> tuple[Array, Array]:
@@ -80,6 +86,7 @@ class RewardActor:
         sums, gradients = rewards.score_sum_with_gradient(_to_tensor(latents), prompts, timestep, coefficients)
         return sums.numpy(), gradients.numpy()
 
+    @errors_without_secrets()
     def try_loading(self, rewards: Sequence[RewardSettings]) -> None:
         """Load rewards that are first asked for at the end of a run, and let go of them again.
 
@@ -88,6 +95,7 @@ class RewardActor:
         """
         self.models.try_loading(rewards)
 
+    @errors_without_secrets()
     def evaluate(
         self,
         latents: Array,

@@ -23,6 +23,7 @@ from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
 from pipeline.failure_report import note_of
 from pipeline.patience import StorageError
+from pipeline.secrets import errors_without_secrets
 
 if TYPE_CHECKING:
     from actors.crew import Crew
@@ -141,7 +142,8 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     run_errors = (FleetError, NonFiniteGradientError, StaleRecordsError, StorageError, TrackerError)
     lasting = (*LASTING_ERRORS, *run_errors, torch.OutOfMemoryError)
     try:
-        train_loop(config)
+        with errors_without_secrets():
+            train_loop(config)
     except Exception as error:
         logger.exception("the learner failed")
         if isinstance(error, lasting):

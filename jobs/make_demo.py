@@ -7,10 +7,11 @@ judge, the reward and the refined decoder train in a second process beside the d
 """
 
 import argparse
+import multiprocessing
 import os
-import subprocess
-import sys
+import threading
 from collections.abc import Sequence
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from pipeline.demo.stages import (
     make_vae,
     measure,
 )
+from pipeline.run_lock import held_alone
 
 STAGES = {
     "vae": make_vae,
@@ -51,24 +53,49 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def start_side_stages(options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    """Start the judge's and the reward's training as a second process of this job."""
-    command = [sys.executable, "-m", "jobs.make_demo", "--processes", "1", "--stages", *SIDE_STAGES]
-    for name in ("output", "work", "device", "scale", "threads"):
-        command += [f"--{name}", str(getattr(options, name))]
-    return subprocess.Popen(command)
+def start_side_stages(workshop: Workshop, threads: int) -> SpawnProcess:
+    """Start the judge's, the reward's and the decoder's training as a second process of this job."""
+    process = multiprocessing.get_context("spawn").Process(target=_make_side_stages, args=(workshop, threads))
+    process.start()
+    return process
+
+
+def _make_side_stages(workshop: Workshop, threads: int) -> None:
+    threading.Thread(target=_end_with_the_first_process, daemon=True).start()
+    torch.set_num_threads(threads)
+    for stage in SIDE_STAGES:
+        STAGES[stage](workshop)
+
+
+def _end_with_the_first_process() -> None:
+    """A second process that outlived a killed job would write the checkpoints of the job that continues it."""
+    first = multiprocessing.parent_process()
+    assert first is not None
+    first.join()
+    os._exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chosen stages.
 
     Raises:
-        ValueError: the scale is not positive, or the folder of checkpoints is that of a run of another one.
+        ValueError: the scale is not positive, the folder of checkpoints is that of a run of another one, or another
+            process is at work in it.
         RuntimeError: the second process failed.
     """
     options = parse_arguments(arguments)
     if options.scale <= 0:
         raise ValueError(f"--scale must be positive, not {options.scale}")
+    with held_alone(options.work):
+        make(options)
+
+
+def make(options: argparse.Namespace) -> None:
+    """Run the chosen stages in a folder of checkpoints that nobody else works in.
+
+    Raises:
+        ValueError, RuntimeError: as `main`.
+    """
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,16 +108,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         make_vae(workshop)
         torch.set_num_threads(options.threads)
     side = [stage for stage in SIDE_STAGES if stage in options.stages]
-    process = start_side_stages(options) if both and len(side) == len(SIDE_STAGES) else None
+    process = start_side_stages(workshop, options.threads) if both and len(side) == len(SIDE_STAGES) else None
     try:
         for stage in () if process else side:
             STAGES[stage](workshop)
         if "denoiser" in options.stages:
             make_denoiser(workshop)
-        if process is not None and process.wait() != 0:
-            raise RuntimeError(f"the second process, which trains {' and '.join(SIDE_STAGES)}, failed; see above")
+        if process is not None:
+            process.join()
+            if process.exitcode != 0:
+                raise RuntimeError(f"the second process, which trains {' and '.join(SIDE_STAGES)}, failed; see above")
     finally:
-        if process is not None and process.poll() is None:
+        if process is not None:
             process.terminate()
     for stage in ("assemble", "measure"):
         if stage in options.stages:

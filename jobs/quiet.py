@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -69,7 +70,8 @@ def one_readable_message() -> Iterator[None]:
     terminal = logging.StreamHandler()
     # What a run says of itself goes to its folder from a lower level on.
     terminal.setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", handlers=[terminal])
+    terminal.setFormatter(_RedactingFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal])
     try:
         yield
     except (ValueError, StorageError, OSError) as error:
@@ -77,3 +79,12 @@ def one_readable_message() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except Exception:  # noqa: BLE001  a defect: told in full, as Python would, but for its secrets
+        sys.exit(redact(traceback.format_exc()))
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Lines and stacks without secrets: the terminal of a submitted job is a file, which Ray's dashboard shows."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))

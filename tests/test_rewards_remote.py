@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -246,6 +247,19 @@ def test_a_host_is_told_the_login_that_the_netrc_file_has_for_it(netrc: Path, im
     with ScriptedServer(hang_up, body(SCORES)) as server:
         ImpatientReward(server.url, CPU).score(images, PROMPTS)
     assert server.logins == [f"Basic {b64encode(b'ada:count:me').decode()}"] * 2
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_server_that_repeats_the_login_does_not_spread_it(netrc: Path, images: Tensor, status: int) -> None:
+    """Its words go into the report of a failed run."""
+    netrc.write_text("machine 127.0.0.1 login ada password count:me\n", encoding="utf-8")
+    token = b64encode(b"ada:count:me").decode()
+    words = f"denied: Basic {token}, that is ada:count:me".encode()
+    with ScriptedServer(body(words, status)) as server, pytest.raises(RewardError) as caught:
+        ImpatientReward(server.url, CPU).score(images, PROMPTS)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert r"denied: Basic ***, that is ada:***" in shown
+    assert token not in shown and "count:me" not in shown
 
 
 def test_no_other_host_is_told_any_login(netrc: Path, images: Tensor) -> None:

@@ -1,10 +1,13 @@
 """No secret in what a run leaves behind: settings with one are refused, texts redacted, and a whole run is searched."""
 
 import json
+import subprocess
+import sys
+import traceback
 from pathlib import Path
 
 import pytest
-from job_runs import FinishedJob
+from job_runs import REPOSITORY, FinishedJob
 from secret_search import assert_no_secret_shows, files_left_behind
 from settings import miniature_values
 
@@ -13,7 +16,7 @@ from jobs.quiet import one_readable_message
 from pipeline.config_loading import load_settings, parse_settings
 from pipeline.run_description import describe_run
 from pipeline.run_folder import CONFIG_FILE
-from pipeline.secrets import redact, redact_values
+from pipeline.secrets import errors_without_secrets, redact, redact_values
 
 pytest_plugins = ["model_fixtures", "job_fixtures"]
 
@@ -110,6 +113,52 @@ def test_what_a_failure_leaves_behind_is_redacted(tmp_path: Path, planted: str) 
     failure.__cause__ = cause
     kept = note_failure(failure, tmp_path).read_text(encoding="utf-8")
     assert "ConnectionError: denied for ***" in kept and "hunter2" not in kept
+
+
+def fail_with_secrets(secret: str) -> None:
+    """As a reward of a user's might: the error that is raised, the one behind it, and the one behind that."""
+    try:
+        try:
+            raise OSError(5, f"cannot read with {secret}", f"/mnt/{secret}")
+        except OSError as error:
+            raise ConnectionError(f"denied for {secret}") from error
+    except ConnectionError as error:
+        error.add_note(f"asked as {secret}")
+        raise RuntimeError("no score", error, 3) from error
+
+
+def test_errors_leave_a_process_without_secrets(planted: str) -> None:
+    with pytest.raises(RuntimeError) as caught, errors_without_secrets():
+        fail_with_secrets(planted)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "denied for ***" in shown and "cannot read with ***" in shown and "asked as ***" in shown
+    assert planted not in shown and caught.value.args[2] == 3
+
+
+def test_an_error_that_goes_round_in_a_circle_is_redacted_once(planted: str) -> None:
+    first, second = ValueError(planted), ValueError(planted)
+    first.__cause__, second.__cause__ = second, first
+    with pytest.raises(ValueError, match=r"^\*\*\*$"), errors_without_secrets():
+        raise first
+    assert str(second) == "***"
+
+
+TERMINAL_JOB = """
+import logging, os, sys
+from jobs.quiet import one_readable_message
+with one_readable_message():
+    logging.getLogger("pipeline.patience").warning("could not write: %s", os.environ["WANDB_API_KEY"])
+    raise RuntimeError("a defect at http://user:" + os.environ["WANDB_API_KEY"] + "@host/")
+"""
+
+
+def test_neither_lines_nor_a_defect_show_a_secret_on_the_terminal(planted: str) -> None:
+    """Of a submitted job it is a file that Ray keeps, and its dashboard shows."""
+    job = subprocess.run([sys.executable, "-c", TERMINAL_JOB], cwd=REPOSITORY, capture_output=True, text=True)
+    assert job.returncode == 1
+    assert "WARNING could not write: ***" in job.stderr
+    assert "Traceback" in job.stderr and "RuntimeError: a defect at http://***@host/" in job.stderr
+    assert planted not in job.stdout + job.stderr
 
 
 @pytest.mark.slow

@@ -5,10 +5,14 @@ configuration.
 """
 
 import os
+from base64 import b64decode
+from collections.abc import Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 
 from urllib3.util import make_headers
+
+from pipeline.secrets import HIDDEN
 
 
 def login_headers(host: str) -> dict[str, str]:
@@ -32,3 +36,13 @@ def login_headers(host: str) -> dict[str, str]:
         return {}
     user, _, password = entry
     return dict(make_headers(basic_auth=f"{user}:{password}"))
+
+
+def hide_login(words: bytes, headers: Mapping[str, str]) -> bytes:
+    """What a server answered, without the login of `login_headers`, which it may repeat."""
+    token = headers.get("authorization", "").removeprefix("Basic ")
+    password = b64decode(token).partition(b":")[2]
+    for secret in (token.encode(), password):
+        if secret:
+            words = words.replace(secret, HIDDEN.encode())
+    return words

@@ -16,7 +16,7 @@ from urllib3.util import Retry, Timeout, Url, parse_url
 
 from pipeline.pixels import to_pixels
 from pipeline.rewards.base import Reward, RewardError
-from pipeline.rewards.login import login_headers
+from pipeline.rewards.login import hide_login, login_headers
 
 LONGEST_QUOTE = 200
 """Characters of a server's own words in an error message."""
@@ -93,6 +93,8 @@ class HttpReward(Reward):
         """
         assert len(images) == len(prompts), f"{len(images)} images for {len(prompts)} prompts"
         body = self._post(pack_request(to_pixels(images), prompts))
+        if not body.startswith(np.lib.format.MAGIC_PREFIX):
+            body = hide_login(body, self._headers)
         try:
             scores = unpack_scores(body, len(prompts))
         except ValueError as error:
@@ -129,7 +131,7 @@ class HttpReward(Reward):
             raise RewardError(f"reward {self.name!r}: no answer from {self.url}: {error}") from error
         if response.status != 200:
             tried = f" in {self.tries} tries" if response.status >= 500 else ""
-            words = response.data.decode("utf-8", errors="replace")[:LONGEST_QUOTE]
+            words = hide_login(response.data, self._headers).decode("utf-8", errors="replace")[:LONGEST_QUOTE]
             raise RewardError(f"reward {self.name!r}: {self.url} answered with HTTP {response.status}{tried}: {words}")
         return response.data
 
