@@ -1,5 +1,6 @@
 """Every file in configs/ passes a dry run, and every recipe for Stable Diffusion v1.5 runs on its miniature."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from ray_head import documented_variables
 from sd15_hub import fill_hub
 from sd15_miniature import miniature_components, published_components
 
-from jobs import make_demo_pairs
+from jobs import compare, make_demo_pairs
 from jobs.align import main
 from pipeline.adapter import flatten_adapter
+from pipeline.comparison.loading import load_comparison
+from pipeline.comparison.plan import make_plan
 from pipeline.config_loading import load_settings
 from pipeline.learning import Learner
 from pipeline.method_settings import DiffusionDPOSettings
@@ -27,6 +30,8 @@ REPOSITORY = Path(__file__).parents[1]
 CONFIGS = [path for path in sorted((REPOSITORY / "configs").glob("*.yaml")) if not path.stem.startswith("compare_")]
 RECIPES = [path for path in CONFIGS if path.stem.startswith("sd15_")]
 REWARDS = ("compressibility", "aesthetic", "image_reward", "hpsv2", "pickscore")
+COMPARED_METHODS = ("TailorPO-G", "TailorPO", "SPO", "D3PO", "DDPO", "Diffusion-DPO")
+COMPARED_REWARDS = ("compressibility", "aesthetic", "ImageReward", "HPSv2", "PickScore")
 
 # The numbers of a recipe that a test cannot afford; all others are the recipe's own.
 SMALL = (
@@ -96,6 +101,30 @@ def test_every_shipped_configuration_passes_a_dry_run(
     arithmetic = plan.pop("arithmetic")
     assert "extends" not in plan
     assert arithmetic["total_trajectories"] == plan["iterations"] * plan["rollout"]["trajectories"]
+
+
+def test_the_comparison_of_all_methods_under_all_rewards_passes_a_dry_run(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    text = (REPOSITORY / "configs" / "compare_sd15.yaml").read_text(encoding="utf-8")
+    (data,) = set(re.findall(r"'hf://[^']*'", text))
+    (tmp_path / "compare.yaml").write_text(text.replace(data, str(pairs)), encoding="utf-8")
+    compare.main(["--config", str(tmp_path / "compare.yaml"), "--dry-run"])
+    shown = capsys.readouterr().out
+    assert "75 runs, of seed 0, 1 and 2 for each variant, after 75 short ones that choose learning rates" in shown
+    cells = [f"{method} ({reward})" for reward in COMPARED_REWARDS for method in COMPARED_METHODS]
+    left_out = {"TailorPO-G (compressibility)", *(f"Diffusion-DPO ({reward})" for reward in COMPARED_REWARDS[:-1])}
+    assert [cell for cell in cells if f"\n{cell} " in shown] == [cell for cell in cells if cell not in left_out]
+
+
+def test_methods_of_the_comparison_make_as_many_updates_of_as_many_trajectories() -> None:
+    plan = make_plan(load_comparison(REPOSITORY / "configs" / "compare_sd15.yaml"), Path("runs"))
+    for cell in plan.cells:
+        settings = cell.settings
+        updates = settings.records_per_iteration / settings.learner.minibatch_size
+        assert updates == 20, cell.label
+        assert settings.iterations * settings.rollout.trajectories == 10_000, cell.label
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
