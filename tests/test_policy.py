@@ -1,11 +1,12 @@
 """The policy: one or two branches of guidance, the reference inside it, prompts of any script, precision and layout."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -14,6 +15,7 @@ from policies import make_policy
 from settings import miniature_settings
 from torch import Tensor
 
+from pipeline.adapter import flatten_adapter, load_flat_adapter
 from pipeline.generation import generate_latents
 from pipeline.policy import Policy
 from pipeline.prompts import SampleBatch
@@ -215,6 +217,41 @@ def test_the_traced_network_follows_the_adapter_on_and_off(
     for predict in ("predict", "predict_reference", "predict"):
         found, expected = (getattr(one, predict)(latents(0), 1, PROMPTS) for one in (policy, moved))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def adapter_gradients(policy: Policy) -> list[Tensor]:
+    """Those that a learner takes."""
+    loss = policy.forward(latents(0), 1, PROMPTS).square().sum()
+    return list(torch.autograd.grad(loss, list(policy.adapter_parameters().values())))
+
+
+def latent_gradients(policy: Policy) -> list[Tensor]:
+    """Those that guidance takes, of a policy that is frozen."""
+    x_t = latents(0).requires_grad_()
+    return list(torch.autograd.grad(policy.forward(x_t, 1, PROMPTS).square().sum(), [x_t]))
+
+
+@pytest.mark.slow
+def test_the_traced_network_has_the_gradients_of_the_untraced_one_and_follows_new_weights(
+    miniature_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both directions are traced here, as for a learner, and only their C++ is left out."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    traced, plain = load(miniature_model, compile=True), load(miniature_model)
+
+    def compare(gradients: Callable[[Policy], list[Tensor]]) -> None:
+        for found, expected in zip(gradients(traced), gradients(plain), strict=True):
+            assert expected.abs().max() > 0
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+    compare(adapter_gradients)
+    published = flatten_adapter(plain) * np.float32(-0.5)
+    for policy in (traced, plain):
+        load_flat_adapter(policy, published)
+    compare(adapter_gradients)
+    for policy in (traced, plain):
+        policy.freeze()
+    compare(latent_gradients)
 
 
 def test_attention_is_scaled_dot_product_attention(moved: Policy) -> None:
