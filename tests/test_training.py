@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import ray
 import torch
 import torch.distributed as dist
-from crew_fixtures import fresh
+from crew_fixtures import fresh, metrics_in
 from eventually import PATIENCE_S, wait_until
 from hanging_learner import that_hangs_once
 from in_process import align_in_process, load_policy
@@ -23,10 +24,11 @@ from whole_records import keys_expected, keys_found
 
 import actors.training
 from actors.alignment import take_result
-from actors.crew import Crew, check_room
+from actors.crew import Crew, check_room, start_pool
 from actors.inputs import read_inputs
 from actors.learner import common_hash
 from actors.metrics import exported_names
+from actors.rollout import RolloutWorker
 from actors.training import train
 from actors.weights import checksum_of, load_weights
 from pipeline.adapter import flatten_adapter
@@ -41,6 +43,10 @@ LATENT_SHAPE = (4, 8, 8)
 
 # More than a learner worker takes to load the miniature model while others start.
 LEARNER_TIMEOUT_S = 60.0
+
+# More than a batch takes on cores that other tests share, and less than the 30 s after which Ray itself misses a process
+# that is stopped as a whole. One that hangs in a computation or a driver answers Ray all the while.
+ROLLOUT_TIMEOUT_S = 20.0
 
 # float32 rounding of a gradient's sum, carried through AdamW: a hundredth of what one step moves a weight.
 ROUNDING = 1e-5
@@ -172,6 +178,34 @@ def test_whatever_process_is_killed_the_run_ends_with_the_same_adapter(settings,
     assert keys_found(tmp_path) == keys_expected(settings)
     for fleet, before in zip((crew.rollout_fleet, crew.reward_fleet), lost_before, strict=True):
         wait_until(lambda fleet=fleet, before=before: ray.get(fleet.stats.remote()).lost == before + 1)
+
+
+def test_a_rollout_worker_that_hangs_is_replaced_and_the_adapter_is_the_same(settings, expected, crew, tmp_path):
+    """Stopped in the midst of a batch: its process lives, and does not answer."""
+    pool = settings.rollout.model_copy(update={"timeout_seconds": ROLLOUT_TIMEOUT_S})
+    fleet = start_pool("rollout", RolloutWorker, (settings, crew.reward_fleet), pool, pool.batches_in_flight)
+    run = replace(fresh(crew, tmp_path, settings), rollout_fleet=fleet)
+    stopper = threading.Thread(target=stop_in_a_call, args=(tmp_path, "RolloutWorker.collect"))
+    stopper.start()
+    train(settings, read_inputs(settings), run, tmp_path)
+    stopper.join()
+    stats = ray.get(fleet.stats.remote())
+    ray.kill(fleet)
+    assert (stats.hung, stats.lost, stats.restarts) == (1, 1, 1), stats
+    assert [line["hung/rollout"] for line in metrics_in(tmp_path)] == [0, 1, 1]
+    assert hashes(tmp_path) == [checksum_of(adapter) for adapter in expected[1:]]
+    assert keys_found(tmp_path) == keys_expected(settings)
+
+
+def stop_in_a_call(directory: Path, call: str) -> None:
+    """SIGSTOP, in the second iteration, the first process that is seen in a call of a method, and leave it so."""
+    wait_for_the_first_iteration(directory)
+    while True:
+        for process in processes_of(call):
+            process.suspend()
+            if f"ray::{call}" in title_of(process):
+                return
+            process.resume()
 
 
 def kill_one_after_another(crew: Crew, directory: Path, killed: list[str]) -> None:
