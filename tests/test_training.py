@@ -44,8 +44,8 @@ LATENT_SHAPE = (4, 8, 8)
 # More than a learner worker takes to load the miniature model while others start.
 LEARNER_TIMEOUT_S = 60.0
 
-# More than a batch takes on cores that other tests share, and less than the 30 s after which Ray itself misses a process
-# that is stopped as a whole. One that hangs in a computation or a driver answers Ray all the while.
+# More than a batch takes on cores that other tests share, and less than the 30 s after which Ray itself misses a
+# process that is stopped as a whole. One that hangs in a computation or a driver answers Ray all the while.
 ROLLOUT_TIMEOUT_S = 20.0
 
 # float32 rounding of a gradient's sum, carried through AdamW: a hundredth of what one step moves a weight.
