@@ -26,6 +26,9 @@ PLANTED_SECRETS = {
     "HF_TOKEN": "planted-0123456789-hub",
 }
 
+# Emoji, scripts of every kind, and what Markdown, HTML and LaTeX have for marks.
+PROMPTS_IN_MANY_SCRIPTS = "tests/prompts_in_many_scripts.txt"
+
 # Guided runs of five iterations that leave a run folder with everything in it.
 ITERATIONS = 5
 
@@ -97,6 +100,7 @@ def write_run_config(directory: Path, model: Path, clip: Path, **sections: Any) 
         records={"save": True},
         evaluation={"images": 4, "batch_size": 4, "rewards": [{"name": "jpeg_compressibility"}]},
         checkpoint={"grace_seconds": 600},
+        prompts={"train": PROMPTS_IN_MANY_SCRIPTS, "held_out": None, "split": {"share": 0.4}},
         **sections,
     )
     config = directory / "guided.yaml"

@@ -14,7 +14,7 @@ import ray
 import yaml
 from diffusers import StableDiffusionPipeline
 from event_files import read_events
-from job_runs import ITERATIONS, REPOSITORY, FinishedJob, write_run_config
+from job_runs import ITERATIONS, PROMPTS_IN_MANY_SCRIPTS, REPOSITORY, FinishedJob, write_run_config
 from PIL import Image
 from settings import miniature_settings
 
@@ -97,8 +97,23 @@ def test_the_resolved_configuration_and_the_environment_are_kept(run_folder, min
     assert environment["cpus"] >= 1 and {"commit", "modified_files"} <= environment["git"].keys()
     assert environment["truncated_prompts"] == 0
     stated = json.loads((run_folder / "prompts.json").read_text())
-    train = (run_folder / stated["train"]["file"]).read_text().splitlines()
-    assert stated["train"]["source"] == "demo" and train == load_train_prompts("demo")
+    train, held_out = ((run_folder / stated[part]["file"]).read_text().splitlines() for part in ("train", "held_out"))
+    assert stated["train"]["source"] == PROMPTS_IN_MANY_SCRIPTS
+    assert train and held_out and sorted([*train, *held_out]) == sorted(load_train_prompts(PROMPTS_IN_MANY_SCRIPTS))
+
+
+@pytest.mark.slow
+def test_prompts_of_any_script_come_through_a_whole_run_as_they_are(run_folder):
+    """Trained on, drawn for the evaluation, and told of by everything that tells of prompts."""
+    stated = json.loads((run_folder / "prompts.json").read_text())
+    train, held_out = ((run_folder / stated[part]["file"]).read_text().splitlines() for part in ("train", "held_out"))
+    records = pd.concat(pd.read_parquet(file) for file in (run_folder / "records").glob("*.parquet"))
+    assert set(records.prompt) <= set(train) and sum(not prompt.isascii() for prompt in set(records.prompt)) > 3
+    pairs = read_pairs(run_folder)
+    assert pairs is not None
+    judged = pairs.index.get_level_values("prompt").unique()
+    assert set(judged) <= set(held_out) and any(not prompt.isascii() for prompt in judged)
+    assert set(pd.read_parquet(run_folder / "per_prompt.parquet").prompt) == set(judged)
 
 
 @pytest.mark.slow
@@ -247,7 +262,8 @@ def test_a_run_that_cannot_succeed_is_refused(override, parts, config, tmp_path,
 
 def test_prompts_that_the_final_evaluation_cannot_score_are_refused_before_the_training(config, tmp_path, capsys):
     judged = "evaluation.rewards=[{name: scene_judge, path: models/demo-judge}]"
-    message = refusal(["--config", str(config), judged, "prompts.held_out=animals"], capsys)
+    overrides = [judged, "prompts.split=null", "prompts.held_out=animals"]
+    message = refusal(["--config", str(config), *overrides], capsys)
     assert "prompts.held_out cannot be scored by 'scene_judge'" in message and "name other prompts" in message
     assert not (tmp_path / "guided").exists()
 

@@ -1,5 +1,6 @@
 """A run that goes wrong, is stopped, is killed, and is taken up again ends as if nothing had happened."""
 
+import ast
 import json
 import os
 import shutil
@@ -9,10 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from job_runs import ITERATIONS, PLANTED_SECRETS, FinishedJob, RunningJob, run_align, write_run_config
+from job_runs import (
+    ITERATIONS,
+    PLANTED_SECRETS,
+    PROMPTS_IN_MANY_SCRIPTS,
+    FinishedJob,
+    RunningJob,
+    run_align,
+    write_run_config,
+)
 from safetensors.torch import load_file
 from secret_search import assert_no_secret_shows, files_left_behind
 from transformers import CLIPModel
+
+from pipeline.prompts import load_train_prompts
 
 pytest_plugins = ["model_fixtures", "job_fixtures"]
 
@@ -79,7 +90,9 @@ def test_a_poisoned_reward_stops_the_run_with_one_readable_report(poisoned_run):
     job, folder = poisoned_run
     assert job.exit_code == 1
     lines = job.stderr.splitlines()
-    assert lines[0].startswith("error: NonFiniteScoreError: reward 'clip' returned nan for the prompt 'a ")
+    what, prompt = lines[0].split(" for the prompt ")
+    assert what == "error: NonFiniteScoreError: reward 'clip' returned nan"
+    assert ast.literal_eval(prompt) in load_train_prompts(PROMPTS_IN_MANY_SCRIPTS)
     where, how_often, what_to_do = lines[1:4]
     assert where.startswith("where: in score") and " on reward-0, in collect on rollout-0, in batch " in where
     assert where.endswith(" of iteration 0, with policy version 0")
