@@ -1,6 +1,7 @@
 """Intervals over seeds and prompts, and methods against one another, from the pairs of images behind evaluations."""
 
 import json
+from dataclasses import asdict
 
 import hypothesis
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.report.held_out import rows_over_seeds
 from pipeline.report.history import read_run
 from pipeline.report.method_differences import method_differences
 from pipeline.report.pairs import PAIRS_FILE, read_pairs, share_base, share_pairs
+from pipeline.report.writing import write_report
 from pipeline.training_record import training_record
 
 
@@ -121,6 +123,8 @@ def test_methods_are_compared_pair_by_pair_and_seed_by_seed(tmp_path):
     assert row.difference == pytest.approx(0.75 * (0.25 + 0.5) / 2)
     assert row.win_rate == pytest.approx((6 + 0.5 * 2) / 8)
     assert row.low < row.difference < row.high
+    write_report(folders, tmp_path / "report")
+    assert pd.read_parquet(tmp_path / "report" / "report_differences.parquet").to_dict("records") == [asdict(row)]
     (section,) = [section for section in build_report(comparison).sections if section.title == "Method against method"]
     assert section.tables[0].rows[0][:3] == ("clip", first, second)
     (budget,) = [section for section in build_report(comparison).sections if section.title == "Budget"]

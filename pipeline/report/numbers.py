@@ -1,4 +1,4 @@
-"""The numbers of a report as two tables that pandas opens: every curve, and every held-out comparison."""
+"""A report's numbers as tables that pandas opens: every curve, every held-out comparison, method against method."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +10,7 @@ from pipeline.report.comparison import Comparison, Method
 from pipeline.report.costs import COSTS
 from pipeline.report.held_out import rows_of_runs, rows_over_seeds
 from pipeline.report.history import RunHistory
+from pipeline.report.method_differences import method_differences
 from pipeline.report.training_section import metric_band
 
 CURVES = pa.schema(
@@ -52,6 +53,22 @@ HELD_OUT = pa.schema(
 )
 """The fields of `held_out.HeldOutRow`: run by run, then over the seeds of each method."""
 
+DIFFERENCES = pa.schema(
+    [
+        ("measure", pa.string()),
+        ("trained", pa.bool_()),
+        ("first", pa.string()),
+        ("second", pa.string()),
+        ("difference", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("win_rate", pa.float64()),
+        ("pairs", pa.int64()),
+        ("runs", pa.int64()),
+    ]
+)
+"""The fields of `method_differences.MethodDifference`."""
+
 
 def curves_table(comparison: Comparison) -> pa.Table:
     """Every number of metrics.jsonl by iteration, and the mean reward over seeds with its range."""
@@ -64,6 +81,11 @@ def held_out_table(comparison: Comparison) -> pa.Table:
     """Every held-out comparison and every measure of hacking."""
     rows = [*rows_of_runs(comparison), *rows_over_seeds(comparison)]
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=HELD_OUT)
+
+
+def differences_table(comparison: Comparison) -> pa.Table:
+    """Every reward of one method's images above another's."""
+    return pa.Table.from_pylist([asdict(row) for row in method_differences(comparison)], schema=DIFFERENCES)
 
 
 def _rows_of_run(label: str, run: RunHistory) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pipeline.report.comparison import compare
 from pipeline.report.content import Section
 from pipeline.report.evaluation_page import build_evaluation_report
 from pipeline.report.history import read_run
-from pipeline.report.numbers import curves_table, held_out_table
+from pipeline.report.numbers import curves_table, differences_table, held_out_table
 from pipeline.report.rendering import render_markdown, render_page
 from pipeline.run_folder import write_text
 
@@ -21,6 +21,8 @@ def write_report(
     sections: Sequence[Section] = (),
 ) -> Path:
     """Write report.html, report.md, report_curves.parquet and report_held_out.parquet of some runs.
+
+    With several methods, report_differences.parquet too.
 
     Nothing is written unless all of it can be. The same folders give the same bytes.
 
@@ -38,6 +40,8 @@ def write_report(
     report = build_report(comparison, sections)
     page, markdown = render_page(report), render_markdown(report)
     tables = {"report_curves": curves_table(comparison), "report_held_out": held_out_table(comparison)}
+    if len(comparison.methods) > 1:
+        tables["report_differences"] = differences_table(comparison)
     for name, table in tables.items():
         write_parquet(table, directory / f"{name}.parquet")
     write_text(directory / "report.md", markdown)
