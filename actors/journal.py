@@ -44,7 +44,8 @@ class Journal:
         if is_object_storage(settings.output_dir):
             self._mirror = Mirror(self.directory, settings.location, self.patience)
             self._mirror.recognise()
-        self._history: list[dict[str, Any]] = []
+        # The rest is on the disk: of a run of weeks it would fill the memory.
+        self._newest: dict[str, Any] | None = None
         self._failures: list[FailureNote] = []
         self._first = 0
         self._stop_requested = False
@@ -65,7 +66,7 @@ class Journal:
         self._refuse_beginning_before_checkpoint(iteration)
         self._drop_records_from(iteration)
         self._open(iteration)
-        self._prometheus.learner_began(iteration, self._history[-1].get("time") if self._history else None)
+        self._prometheus.learner_began(iteration, self._newest.get("time") if self._newest else None)
         self._push()
         logger.info("the learner begins", extra={"iteration": iteration})
 
@@ -84,15 +85,18 @@ class Journal:
                 "node does not see that folder; let output_dir be one that all nodes share, or a bucket, and resume"
             )
 
-    def _open(self, iteration: int) -> None:
+    def _open(self, iteration: int) -> list[dict[str, Any]]:
+        """Let the files and the trackers begin with `iteration`; return the metrics of those before it."""
         self._first = iteration
-        self._history = self.patience.keep_trying(
+        history: list[dict[str, Any]] = self.patience.keep_trying(
             f"write {self.metrics.path}", lambda: self.metrics.keep_before(iteration)
         )
+        self._newest = history[-1] if history else None
         if self._trackers is None:
             run = TrackedRun(self._settings.name, self.directory, self._settings.model_dump(mode="json"))
             self._trackers = Trackers(open_tracker(chosen, run) for chosen in self._settings.tracking)
-        self._trackers.begin(iteration, self._history)
+        self._trackers.begin(iteration, history)
+        return history
 
     def _drop_records_from(self, iteration: int) -> None:
         """Learners of another number would make files of other names, and those would stay beside them."""
@@ -117,10 +121,10 @@ class Journal:
         if self._trackers is None:
             self._take_over(metrics["iteration"])
         assert self._trackers is not None, "begin() opens them"
-        if self._history and self._history[-1]["iteration"] >= metrics["iteration"]:
+        if self._newest is not None and self._newest["iteration"] >= metrics["iteration"]:
             return  # the answer was lost on its way, and Ray asked again
         self.patience.keep_trying(f"write {self.metrics.path}", lambda: self.metrics.append(metrics))
-        self._history.append(metrics)
+        self._newest = metrics
         self._trackers.record(metrics)
         self._prometheus.iteration_ended(metrics)
         self._push()
@@ -128,23 +132,23 @@ class Journal:
 
     def _take_over(self, iteration: int) -> None:
         """Go on for a journal that the learner had begun with, and whose process died."""
-        self._open(iteration)
-        written = self._time_of_newest_checkpoint()
+        written = self._time_of_newest_checkpoint(self._open(iteration))
         if written is not None:
             self._prometheus.checkpoint_written(written)
         logger.warning("the journal was lost; another one goes on", extra={"iteration": iteration})
 
-    def _time_of_newest_checkpoint(self) -> float | None:
+    def _time_of_newest_checkpoint(self, history: list[dict[str, Any]]) -> float | None:
         """It is written as soon as the iteration before it is recorded."""
         store = checkpoints_of_run(self._settings, self.directory)
         names = self.patience.keep_trying(f"list {store.location}", store.names)
-        times = {_file_stem(metrics["iteration"] + 1): metrics.get("time") for metrics in self._history}
+        times = {_file_stem(metrics["iteration"] + 1): metrics.get("time") for metrics in history}
         return times.get(names[-1]) if names else None
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
-        history = self.metrics.read() if self._trackers is None else self._history
-        return [metrics for metrics in history if metrics["iteration"] >= iteration]
+        if self._trackers is not None and (self._newest is None or self._newest["iteration"] < iteration):
+            return []  # as for most of an iteration, in which the driver asks often
+        return [metrics for metrics in self.metrics.read() if metrics["iteration"] >= iteration]
 
     def made_since(self, iteration: int) -> list[dict[str, Any]]:
         """`since` without what an interrupted run made, for the driver's progress line."""
@@ -165,7 +169,7 @@ class Journal:
     def note_failure(self, note: FailureNote) -> None:
         """Keep what a rollout or the learner met, for the driver's report."""
         self._failures.append(note)
-        in_progress = self._history[-1]["iteration"] + 1 if self._history else self._first
+        in_progress = self._first if self._newest is None else self._newest["iteration"] + 1
         logger.error("%s (%s)", note.reason, ", ".join(note.where), extra={"iteration": in_progress})
 
     def noted_failures(self) -> list[FailureNote]:
