@@ -5,6 +5,7 @@ The journal, a light process that holds no networks, draws grids: nothing here i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
@@ -50,8 +51,9 @@ def before_after_grid(
     """Show pictures of the base model beside those of the aligned one, each pair under its prompt.
 
     All pictures have one size; small ones are enlarged by a whole factor with nearest neighbour, so that every
-    original pixel stays visible. Characters of scripts that neither Pillow's font nor DejaVu Sans has, such as Chinese
-    ones and emoji, show as boxes.
+    original pixel stays visible. A prompt is written in the font that has most of its characters: Pillow's own, DejaVu
+    Sans, or one of the machine's. Characters that it lacks show as boxes: Chinese ones where no font with them is
+    installed (Debian's package fonts-noto-cjk has them), and emoji, whose fonts are pictures.
 
     Raises:
         ValueError: no pairs, lengths that differ, or pictures of different sizes.
@@ -112,9 +114,27 @@ def _caption_font(prompt: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     if prompt.isascii():
         return ImageFont.load_default(CAPTION_FONT_SIZE)
     # The font that comes with Pillow has ASCII alone; matplotlib brings one with Greek, Cyrillic, Arabic and more.
-    from matplotlib import get_data_path
+    from matplotlib import font_manager, get_data_path
 
-    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), CAPTION_FONT_SIZE)
+    dejavu = str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+    wanted = {ord(character) for character in prompt if not character.isspace()}
+    fonts = [dejavu]
+    if not wanted <= _characters(dejavu):
+        fonts += sorted(font_manager.findSystemFonts())
+    # Of fonts with equally many of them the first.
+    return ImageFont.truetype(max(fonts, key=lambda font: len(wanted & _characters(font))), CAPTION_FONT_SIZE)
+
+
+@functools.cache
+def _characters(font: str) -> frozenset[int]:
+    """Code points that a font file has; none of a file that Pillow cannot draw at any size."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        face = FT2Font(font)
+    except (RuntimeError, OSError):  # no font at all, or of a kind that FreeType does not know
+        return frozenset()
+    return frozenset(face.get_charmap()) if face.scalable else frozenset()
 
 
 def _wrapped(prompt: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, height: int) -> str:

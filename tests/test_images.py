@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib.tables._g_l_y_f import Glyph
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import font_manager
 from PIL import Image
 
 from pipeline.images import PAPER, before_after_grid, image_grid, save_png
@@ -107,6 +111,51 @@ def test_captions_in_other_scripts_can_be_read(one: str, other: str) -> None:
     length = min(len(one), len(other))
     grids = [before_after_grid([flat((0, 0, 0))], [flat((0, 0, 0))], [text[:length]]) for text in (one, other)]
     assert grids[0].tobytes() != grids[1].tobytes()
+
+
+def write_font(path: Path, characters: str) -> Path:
+    """A font whose every character is a box of a width of its own."""
+    names = [".notdef", *(f"glyph{number}" for number in range(len(characters)))]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap({ord(character): name for character, name in zip(characters, names[1:], strict=True)})
+    font.setupGlyf({name: box(100 * number) for number, name in enumerate(names, 1)})
+    font.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
+    font.setupOS2(sTypoAscender=800, sTypoDescender=-200)
+    font.setupPost()
+    font.save(path)
+    return path
+
+
+def box(width: int) -> Glyph:
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 700), (width, 700), (width, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    return pen.glyph()
+
+
+def test_a_prompt_is_written_in_the_font_of_the_machine_that_has_its_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of whatever lies among the fonts, files that are none included."""
+    (tmp_path / "broken.ttf").write_text("no font")
+    fonts = [write_font(tmp_path / "one.ttf", "猫"), write_font(tmp_path / "two.ttf", "猫狗"), tmp_path / "broken.ttf"]
+
+    def grids() -> list[bytes]:
+        black = flat((0, 0, 0))
+        return [before_after_grid([black], [black], [prompt]).tobytes() for prompt in ("猫", "狗", "кот")]
+
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    cat, dog, cyrillic = grids()
+    assert cat == dog, "characters that no font has look alike"
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: list(map(str, fonts)))
+    found = grids()
+    assert found[0] != found[1] and cat not in found[:2]
+    assert found[2] == cyrillic
 
 
 def test_a_png_is_written_whole_and_readable(tmp_path: Path) -> None:
