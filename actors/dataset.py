@@ -19,7 +19,7 @@ from actors.weights import NothingPublishedError
 from pipeline.config import RunSettings
 from pipeline.failure_report import note_of
 from pipeline.prompts import SampleBatch, plan_batch
-from pipeline.secrets import errors_without_secrets
+from pipeline.redacted_errors import errors_without_secrets
 
 # A weight store that was lost is up again after some seconds, and published to at the latest when the learner, if it
 # learns meanwhile, asks for records.

@@ -18,6 +18,7 @@ from actors.watchdog import ends_within
 from actors.weights import WeightTicket, load_weights
 from pipeline.evaluation.settings import AdapterEvaluationSettings
 from pipeline.prompts import SampleBatch
+from pipeline.redacted_errors import errors_without_secrets
 
 if TYPE_CHECKING:
     from actors.denoising import Sampler
@@ -63,7 +64,8 @@ class DrawingWorker:
                 self._loaded = ticket
             self._in_flight += 1
         try:
-            yield
+            with errors_without_secrets():
+                yield
         finally:
             async with self._idle:
                 self._in_flight -= 1
@@ -76,6 +78,7 @@ class DrawingWorker:
 class LoraWorker(DrawingWorker):
     """Draws with any LoRA that `read_lora` reads; the weights of a ticket are a `LoraFile` as one buffer."""
 
+    @errors_without_secrets()
     def __init__(self, settings: AdapterEvaluationSettings) -> None:
         """Load the base model."""
         with ends_within(settings.rollout.timeout_seconds):

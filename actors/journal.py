@@ -146,9 +146,11 @@ class Journal:
 
     def since(self, iteration: int) -> list[dict[str, Any]]:
         """Metrics of `iteration` and later, those that an interrupted run made included."""
-        if self._trackers is not None and (self._newest is None or self._newest["iteration"] < iteration):
-            return []  # as for most of an iteration, in which the driver asks often
-        return [metrics for metrics in self.metrics.read() if metrics["iteration"] >= iteration]
+        if self._trackers is not None and (self._newest is None or self._newest["iteration"] <= iteration):
+            # As the driver asks, often: for what it does not have yet.
+            return [] if self._newest is None or self._newest["iteration"] < iteration else [self._newest]
+        history = self.patience.keep_trying(f"read {self.metrics.path}", self.metrics.read)
+        return [metrics for metrics in history if metrics["iteration"] >= iteration]
 
     def made_since(self, iteration: int) -> list[dict[str, Any]]:
         """`since` without what an interrupted run made, for the driver's progress line."""

@@ -16,7 +16,7 @@ from actors.logs import log_in_actor
 from actors.watchdog import ends_within
 from pipeline.config import RewardSettings
 from pipeline.evaluation.measured import ImageMeasures
-from pipeline.secrets import errors_without_secrets
+from pipeline.redacted_errors import errors_without_secrets
 
 if TYPE_CHECKING:
     from torch import Tensor

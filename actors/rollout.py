@@ -18,6 +18,7 @@ from actors.weights import WeightTicket
 from pipeline.config import RunSettings
 from pipeline.logs import at_iteration
 from pipeline.prompts import SampleBatch
+from pipeline.redacted_errors import errors_without_secrets
 
 if TYPE_CHECKING:
     from actors.denoising import Probe
@@ -31,6 +32,7 @@ class RolloutWorker(DrawingWorker):
     Network calls block the event loop and only scoring is awaited, so batches never interleave within a call.
     """
 
+    @errors_without_secrets()
     def __init__(self, settings: RunSettings, reward_fleet: Any) -> None:
         """Load the base model and add an adapter, whose weights arrive with every call."""
         log_in_actor("rollout")

@@ -23,7 +23,7 @@ from pipeline.checkpoint_store import CheckpointStore, checkpoints_of_run
 from pipeline.config import RunSettings
 from pipeline.failure_report import note_of
 from pipeline.patience import StorageError
-from pipeline.secrets import errors_without_secrets
+from pipeline.redacted_errors import errors_without_secrets
 
 if TYPE_CHECKING:
     from actors.crew import Crew

@@ -120,7 +120,8 @@ def _caption_font(prompt: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     wanted = {ord(character) for character in prompt if not character.isspace()}
     fonts = [dejavu]
     if not wanted <= _characters(dejavu):
-        fonts += sorted(font_manager.findSystemFonts())
+        # Of a family the regular face before the bold one.
+        fonts += sorted(font_manager.findSystemFonts(), key=lambda font: ("regular" not in font.lower(), font))
     # Of fonts with equally many of them the first.
     return ImageFont.truetype(max(fonts, key=lambda font: len(wanted & _characters(font))), CAPTION_FONT_SIZE)
 

@@ -8,7 +8,6 @@ library, is redacted.
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel
@@ -46,36 +45,6 @@ def redact_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redact_values(item) for item in value]
     return value
-
-
-@contextmanager
-def errors_without_secrets() -> Iterator[None]:
-    """Errors leave this block, or the function that this decorates, redacted, and so do the errors behind them.
-
-    For what runs in a process of Ray's: Ray writes an error into logs of its own, and hands it on to processes that do
-    not know the secrets of this one's environment.
-    """
-    try:
-        yield
-    except Exception as error:
-        _redact_error(error, set())
-        raise
-
-
-def _redact_error(error: BaseException, seen: set[int]) -> None:
-    if id(error) in seen:
-        return
-    seen.add(id(error))
-    if isinstance(error, OSError):  # whose text is made of these, whatever its arguments are
-        error.strerror, error.filename = redact_values(error.strerror), redact_values(error.filename)
-    texts = {name: value for name, value in vars(error).items() if isinstance(value, str | list)}
-    inner = [error.__cause__, error.__context__, *error.args, *vars(error).values()]
-    error.args = tuple(redact_values(value) if isinstance(value, str | list) else value for value in error.args)
-    for name, value in texts.items():
-        setattr(error, name, redact_values(value))
-    for other in inner:
-        if isinstance(other, BaseException):
-            _redact_error(other, seen)
 
 
 def refuse_secrets(settings: BaseModel) -> None:

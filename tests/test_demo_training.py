@@ -158,13 +158,15 @@ def has_ended(process: psutil.Process) -> bool:
 def test_make_demo_killed_continues_to_the_models_of_an_undisturbed_run(tmp_path: Path) -> None:
     """In the midst of its stages, of which two run at a time: the second process must not go on by itself."""
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    process = start_making(killed)
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(make_demo(killed), cwd=ROOT, stdout=output, stderr=output)
     wait_until(lambda: (killed / "work" / "judge.pt").exists() or process.poll() is not None, interval_s=0.02)
     helpers = psutil.Process(process.pid).children()
     assert helpers
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     wait_until(lambda: all(has_ended(helper) for helper in helpers), interval_s=0.02)
+    assert not (killed / "work" / "decoder.pt").exists(), "the second process went on to its last stage"
     finished = [(folder, start_making(folder)) for folder in (killed, undisturbed)]
     for folder, process in finished:
         output, _ = process.communicate(timeout=PATIENCE_S)

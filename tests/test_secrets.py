@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from settings import miniature_values
 from actors.failure import RunFailedError, explain_failure, note_failure
 from jobs.quiet import one_readable_message
 from pipeline.config_loading import load_settings, parse_settings
+from pipeline.redacted_errors import errors_without_secrets
+from pipeline.rewards.base import RewardError
 from pipeline.run_description import describe_run
 from pipeline.run_folder import CONFIG_FILE
-from pipeline.secrets import errors_without_secrets, redact, redact_values
+from pipeline.secrets import redact, redact_values
 
 pytest_plugins = ["model_fixtures", "job_fixtures"]
 
@@ -115,39 +118,99 @@ def test_what_a_failure_leaves_behind_is_redacted(tmp_path: Path, planted: str) 
     assert "ConnectionError: denied for ***" in kept and "hunter2" not in kept
 
 
-def fail_with_secrets(secret: str) -> None:
-    """As a reward of a user's might: the error that is raised, the one behind it, and the one behind that."""
-    try:
-        try:
-            raise OSError(5, f"cannot read with {secret}", f"/mnt/{secret}")
-        except OSError as error:
-            raise ConnectionError(f"denied for {secret}") from error
-    except ConnectionError as error:
-        error.add_note(f"asked as {secret}")
-        raise RuntimeError("no score", error, 3) from error
+def cleaned(error: Exception, cause: BaseException | None = None) -> Exception:
+    """What comes out of a process in which `error` is raised."""
+    with pytest.raises(Exception) as caught, errors_without_secrets():  # noqa: PT011  whatever it is
+        raise error from cause
+    return caught.value
 
 
-def test_errors_leave_a_process_without_secrets(planted: str) -> None:
-    with pytest.raises(RuntimeError) as caught, errors_without_secrets():
-        fail_with_secrets(planted)
-    shown = "".join(traceback.format_exception(caught.value))
-    assert "denied for ***" in shown and "cannot read with ***" in shown and "asked as ***" in shown
-    assert planted not in shown and caught.value.args[2] == 3
+class StrangeError(RewardError):
+    """As those of libraries are: its text is its own, one of its attributes cannot be set, and one is a container."""
+
+    def __init__(self, secret: str) -> None:
+        super().__init__("no score")
+        vars(self)["reason"] = secret
+        self.details = {"told": [secret, 3], "by": (secret,), "inner": ValueError(secret)}
+
+    @property
+    def reason(self) -> str:
+        return str(vars(self)["reason"])
+
+    def __str__(self) -> str:
+        return f"no score for {self.details['by'][0]}, {self.reason}"
+
+
+def test_errors_leave_a_process_without_secrets_and_of_their_own_class(planted: str) -> None:
+    error = StrangeError(planted)
+    error.add_note(f"asked as {planted}")
+    found = cleaned(error, ConnectionError(f"denied for {planted}"))
+    assert found is error and str(error) == "no score for ***, ***"
+    assert error.details["told"] == ["***", 3] and str(error.details["inner"]) == "***"
+    shown = "".join(traceback.format_exception(found))
+    assert "ConnectionError: denied for ***" in shown and "asked as ***" in shown and planted not in shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("models/x is no folder"),
+        OSError(28, "No space left on device"),
+        FileNotFoundError(2, "No such file", "/mnt/a", None, "/mnt/b"),
+        TimeoutError("timed out"),
+        RewardError("no score", 3, {"a": 1}),
+        ExceptionGroup("several", [ValueError("one"), OSError(5, "two")]),
+    ],
+    ids=repr,
+)
+def test_errors_without_secrets_stay_as_they_are(error: Exception, planted: str) -> None:
+    before = ("".join(traceback.format_exception_only(error)), error.args)
+    assert cleaned(error) is error
+    assert ("".join(traceback.format_exception_only(error)), error.args) == before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda secret: OSError(f"no folder {secret}"),
+        lambda secret: OSError(5, f"cannot read with {secret}", f"/mnt/{secret}", None, f"/to/{secret}"),
+        lambda secret: ExceptionGroup("several", [ValueError(secret), OSError(5, secret)]),
+        lambda secret: SyntaxError("no", ("file", 1, 1, secret)),
+    ],
+)
+def test_errors_of_every_shape_lose_their_secrets(make: Callable[[str], Exception], planted: str) -> None:
+    error = make(planted)
+    assert planted in "".join(traceback.format_exception(error))
+    found = cleaned(error)
+    assert planted not in "".join(traceback.format_exception(found))
+    assert type(found) is type(error) or isinstance(found, RuntimeError)
+
+
+def test_an_error_whose_text_is_out_of_reach_is_replaced_and_what_is_behind_it_told(planted: str) -> None:
+    class SealedError(Exception):
+        def __str__(self) -> str:
+            return f"sealed {planted}"
+
+    found = cleaned(ValueError("outer"), SealedError())
+    assert str(found) == "outer" and planted not in "".join(traceback.format_exception(found))
+    found = cleaned(SealedError(), ValueError(f"inner {planted}"))
+    shown = "".join(traceback.format_exception(found))
+    assert "RuntimeError: SealedError: sealed ***" in shown and "ValueError: inner ***" in shown
+    assert planted not in shown
 
 
 def test_an_error_that_goes_round_in_a_circle_is_redacted_once(planted: str) -> None:
     first, second = ValueError(planted), ValueError(planted)
-    first.__cause__, second.__cause__ = second, first
-    with pytest.raises(ValueError, match=r"^\*\*\*$"), errors_without_secrets():
-        raise first
-    assert str(second) == "***"
+    second.__cause__ = first
+    assert str(cleaned(first, second)) == "***" and str(second) == "***"
 
 
 TERMINAL_JOB = """
-import logging, os, sys
+import logging, os, threading
 from jobs.quiet import one_readable_message
 with one_readable_message():
     logging.getLogger("pipeline.patience").warning("could not write: %s", os.environ["WANDB_API_KEY"])
+    threading.Thread(target=int, args=[os.environ["WANDB_API_KEY"]]).start()
     raise RuntimeError("a defect at http://user:" + os.environ["WANDB_API_KEY"] + "@host/")
 """
 
@@ -158,6 +221,7 @@ def test_neither_lines_nor_a_defect_show_a_secret_on_the_terminal(planted: str) 
     assert job.returncode == 1
     assert "WARNING could not write: ***" in job.stderr
     assert "Traceback" in job.stderr and "RuntimeError: a defect at http://***@host/" in job.stderr
+    assert "in a thread: Traceback" in job.stderr and "invalid literal for int() with base 10: '***'" in job.stderr
     assert planted not in job.stdout + job.stderr
 
 

@@ -51,11 +51,13 @@ def _plain(table: pa.Table, path: Path) -> pd.DataFrame:
     """The columns as text and numbers: pandas would unpickle those of a type that Ray Data has for objects.
 
     Raises:
-        ValueError: a column is of such a type, or of another that is neither.
+        ValueError: a column is of such a type, or of another that is neither, or there are two of one name.
     """
     for field in table.schema:
         if isinstance(field.type, pa.BaseExtensionType):
             raise ValueError(f"{path} is no table of pairs: its column {field.name} is of type {field.type}")
+    if len(set(table.column_names)) < len(table.column_names):
+        raise ValueError(f"{path} is no table of pairs: it has two columns of one name")
     try:
         return table.select(SCHEMA.names).cast(SCHEMA).to_pandas(ignore_metadata=True)
     except pa.ArrowException as error:

@@ -40,8 +40,11 @@ def write_report(
     report = build_report(comparison, sections)
     page, markdown = render_page(report), render_markdown(report)
     tables = {"report_curves": curves_table(comparison), "report_held_out": held_out_table(comparison)}
+    differences = directory / "report_differences.parquet"
     if len(comparison.methods) > 1:
-        tables["report_differences"] = differences_table(comparison)
+        tables[differences.stem] = differences_table(comparison)
+    else:
+        differences.unlink(missing_ok=True)  # of a report on several that lay here
     for name, table in tables.items():
         write_parquet(table, directory / f"{name}.parquet")
     write_text(directory / "report.md", markdown)

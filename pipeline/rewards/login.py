@@ -4,15 +4,20 @@ The file is ~/.netrc, or the one that the variable NETRC names; curl and git rea
 configuration.
 """
 
+import json
 import os
 from base64 import b64decode
 from collections.abc import Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
+from urllib.parse import quote
 
 from urllib3.util import make_headers
 
 from pipeline.secrets import HIDDEN
+
+SHORTEST_PASSWORD = 4
+"""Characters; a shorter one stands in too many words to be looked for."""
 
 
 def login_headers(host: str) -> dict[str, str]:
@@ -41,8 +46,9 @@ def login_headers(host: str) -> dict[str, str]:
 def hide_login(words: bytes, headers: Mapping[str, str]) -> bytes:
     """What a server answered, without the login of `login_headers`, which it may repeat."""
     token = headers.get("authorization", "").removeprefix("Basic ")
-    password = b64decode(token).partition(b":")[2]
-    for secret in (token.encode(), password):
-        if secret:
-            words = words.replace(secret, HIDDEN.encode())
+    password = b64decode(token).decode("latin-1").partition(":")[2]
+    # A server may have put it into JSON, or into a URL.
+    for secret in (token, password, json.dumps(password)[1:-1], quote(password, safe="")):
+        if len(secret) >= SHORTEST_PASSWORD:
+            words = words.replace(secret.encode(), HIDDEN.encode())
     return words
