@@ -24,7 +24,7 @@ def test_a_committed_run_is_read_whole():
     assert run.series("reward").tolist() == [json.loads(line)["reward"] for line in lines]
     steps = run.step_series("step_accepted")
     assert steps is not None and steps.shape == (24, 5)
-    assert run.evaluation is not None and run.evaluation.rewards["clip"].pairs == 768
+    assert run.evaluation is not None and run.evaluation.rewards["clip"].pairs == 1536
 
 
 def test_an_unfinished_run_is_read_up_to_its_last_whole_line(tmp_path):
