@@ -73,7 +73,7 @@ def one_readable_message() -> Iterator[None]:
     terminal.setLevel(logging.WARNING)
     terminal.setFormatter(_RedactingFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[terminal])
-    threading.excepthook = _tell_of_a_thread
+    hook, threading.excepthook = threading.excepthook, _tell_of_a_thread
     try:
         yield
     except (ValueError, StorageError, OSError) as error:
@@ -83,9 +83,14 @@ def one_readable_message() -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
     except Exception:  # noqa: BLE001  a defect: told in full, as Python would, but for its secrets
         sys.exit(redact(traceback.format_exc()))
+    finally:
+        threading.excepthook = hook
 
 
 def _tell_of_a_thread(end: threading.ExceptHookArgs) -> None:
+    """As Python would, but for secrets."""
+    if end.exc_type is SystemExit:
+        return
     told = traceback.format_exception(end.exc_type, end.exc_value, end.exc_traceback)
     print(redact(f"in a thread: {''.join(told)}"), file=sys.stderr, flush=True)
 
