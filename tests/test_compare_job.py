@@ -136,6 +136,7 @@ def interrupted(undisturbed_run: tuple[FinishedJob, Path], tmp_path_factory: pyt
         variants=[{"label": "TailorPO-G, guided"}],
         overrides=[
             "evaluation.rewards=[{name: jpeg_compressibility}]",
+            "prompts.split=null",
             f"prompts.held_out={directory / 'prompts.txt'}",
         ],
         evaluation={"images_per_prompt": 2},
