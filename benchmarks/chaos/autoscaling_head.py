@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import ray._private.services
 
+from actors.cluster import KEPT_PROCESSES
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEAD_NODE_ID = "f" * 51 + "00000"
 
@@ -45,7 +47,8 @@ def autoscaling_head(
     """
     directory = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie below it
     address = f"{ray._private.services.get_node_ip_address()}:{free_port()}"
-    environment = os.environ | variables | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    environment = os.environ | KEPT_PROCESSES | variables
+    environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     # The autoscaler imports the fake cloud.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH")]))

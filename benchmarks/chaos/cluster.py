@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
-from actors.cluster import FEW_REMEMBERED_TASKS
+from actors.cluster import FEW_REMEMBERED_TASKS, KEPT_PROCESSES
 
 SHORT_HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -24,7 +24,7 @@ class LocalCluster:
 
     def __init__(self, worker_nodes: int, cpus_per_node: int, head_cpus: int = 1) -> None:
         """Start it."""
-        os.environ.update(SHORT_HEALTH_CHECKS | FEW_REMEMBERED_TASKS)
+        os.environ.update(SHORT_HEALTH_CHECKS | KEPT_PROCESSES | FEW_REMEMBERED_TASKS)
         self._cpus_per_node = cpus_per_node
         head = {"num_cpus": head_cpus, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
