@@ -178,7 +178,7 @@ def test_the_parity_page_says_what_was_measured() -> None:
     assert f"open_clip {result['reference']['open_clip']}" in page
 
 
-@pytest.mark.parametrize("name", ["demo", "demo_compressibility", "demo_diffusion_dpo"])
+@pytest.mark.parametrize("name", ["demo", "demo_compressibility", "demo_d3po", "demo_diffusion_dpo"])
 def test_the_results_of_a_shipped_configuration_are_of_that_configuration(name: str) -> None:
     shipped = load_settings(REPOSITORY / "configs" / f"{name}.yaml")
     recorded = (REPOSITORY / "results" / shipped.name / "config.yaml").read_text(encoding="utf-8")
