@@ -183,6 +183,9 @@ def test_an_autoscaling_cluster_is_measured_by_what_it_can_grow_to(autoscaling_c
     )
     assert "the driver's holds" in no_room, "nodes that will join do not enlarge the driver's object store"
     assert status_shows_autoscaling is True
+    raylets = [process for process in psutil.Process().children(recursive=True) if process.name() == "raylet"]
+    (raylet,) = [process for process in raylets if f"--gcs-address={autoscaling_cluster}" in process.cmdline()]
+    assert raylet.environ().items() >= KEPT_PROCESSES.items()
 
 
 def test_results_in_the_uploaded_copy_of_a_submitted_job_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
